@@ -1,0 +1,1 @@
+"""Training: losses, tasks and the one loop that runs them. Needs the extra ``bodyloop[train]``."""
