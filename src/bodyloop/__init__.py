@@ -1,0 +1,66 @@
+"""bodyloop: a photo goes in, people with honest poses come out.
+
+>>> import bodyloop as bl
+>>> people = bl.predict("photo.jpg")  # doctest: +SKIP
+
+The names below are loaded when they are first used (PEP 562), so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bodyloop.api import load_detector as load_detector
+    from bodyloop.api import load_pipeline as load_pipeline
+    from bodyloop.api import load_pose as load_pose
+    from bodyloop.api import load_segmenter as load_segmenter
+    from bodyloop.api import predict as predict
+    from bodyloop.api import stream as stream
+    from bodyloop.draw import draw as draw
+    from bodyloop.errors import BodyloopError as BodyloopError
+    from bodyloop.images import Image as Image
+    from bodyloop.images import Source as Source
+    from bodyloop.images import read as read
+    from bodyloop.masks import Masks as Masks
+    from bodyloop.people import People as People
+    from bodyloop.skeletons import BODY_19 as BODY_19
+    from bodyloop.skeletons import COCO as COCO
+    from bodyloop.skeletons import Skeleton as Skeleton
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "predict": "api",
+    "stream": "api",
+    "load_pose": "api",
+    "load_detector": "api",
+    "load_segmenter": "api",
+    "load_pipeline": "api",
+    "draw": "draw",
+    "read": "images",
+    "Image": "images",
+    "Source": "images",
+    "Masks": "masks",
+    "People": "people",
+    "Skeleton": "skeletons",
+    "COCO": "skeletons",
+    "BODY_19": "skeletons",
+    "BodyloopError": "errors",
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'bodyloop' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"bodyloop.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,153 @@
+"""The three roles of the loop as protocols: anything that has the methods is one.
+
+A detector finds people, a pose estimator adds keypoints to them, a segmenter draws masks from prompts. What a
+prompt holds is chosen by the loop; the segmenter only obeys it. No implementation is known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from bodyloop.errors import InputError
+from bodyloop.geometry import as_boxes
+from bodyloop.images import Image
+from bodyloop.masks import Masks
+from bodyloop.people import People
+
+if TYPE_CHECKING:
+    from bodyloop.maps import ProbabilityMaps
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """Finds people: boxes and scores, perhaps masks."""
+
+    def detect(self, images: Sequence[Image]) -> list[People]:
+        """One People for each image, in order."""
+        ...
+
+
+@runtime_checkable
+class PoseEstimator(Protocol):
+    """Adds keypoints, and whatever else it estimates, to people that have boxes."""
+
+    def estimate(self, images: Sequence[Image], people: Sequence[People]) -> list[People]:
+        """The people of each image with keypoints: same number, same order."""
+        ...
+
+
+@runtime_checkable
+class Encoded(Protocol):
+    """What a segmenter keeps of one image; only that segmenter knows what is inside."""
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(width, height) in px."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """What one person gives the segmenter; everything in image px.
+
+    Attributes:
+        points: (P, 2) float32; P may be 0.
+        labels: (P,) int64, 1 on the person, 0 on something else.
+        box: (4,) float32 ``x1 y1 x2 y2``, or None.
+        mask: a Masks of one person as a first guess, or None.
+        maps: the person's probability maps (of one person), or None.
+        neighbours: other people that are not to be covered, or None.
+    """
+
+    points: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    box: npt.NDArray[np.float32] | None = None
+    mask: Masks | None = None
+    maps: ProbabilityMaps | None = None
+    neighbours: People | None = None
+
+    def __post_init__(self) -> None:
+        points = np.asarray(self.points, np.float32).reshape(-1, 2)
+        labels = np.asarray(self.labels, np.int64).reshape(-1)
+        if len(points) != len(labels):
+            raise InputError(f"Prompt: {len(points)} points but {len(labels)} labels")
+        object.__setattr__(self, "points", points)
+        object.__setattr__(self, "labels", labels)
+        if self.box is not None:
+            object.__setattr__(self, "box", as_boxes(self.box, "Prompt.box")[0])
+        for name in ("mask", "maps"):
+            value = getattr(self, name)
+            if value is not None and len(value) != 1:
+                raise InputError(f"Prompt.{name}: expected that of one person, got {len(value)}")
+
+
+@dataclass(frozen=True, eq=False)
+class MaskResult:
+    """What a segmenter answers to P prompts.
+
+    Attributes:
+        masks: P masks.
+        scores: (P,) float32, the segmenter's own estimate of their IoU.
+    """
+
+    masks: Masks
+    scores: npt.NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        scores = np.asarray(self.scores, np.float32)
+        if scores.shape != (len(self.masks),):
+            raise InputError(f"MaskResult: {len(self.masks)} masks but scores of shape {scores.shape}")
+        object.__setattr__(self, "scores", scores)
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+
+@runtime_checkable
+class Segmenter(Protocol):
+    """Draws masks: encodes an image once, answers prompts as often as wanted."""
+
+    def encode(self, images: Sequence[Image]) -> Sequence[Encoded]:
+        """What is kept of each image, in order."""
+        ...
+
+    def segment(self, encoded: Encoded, prompts: Sequence[Prompt]) -> MaskResult:
+        """One mask and score for each prompt, in order."""
+        ...
+
+
+@dataclass(frozen=True)
+class _FunctionDetector:
+    function: Callable[[npt.NDArray[np.uint8]], Any]
+
+    def detect(self, images: Sequence[Image]) -> list[People]:
+        return [self._one(image) for image in images]
+
+    def _one(self, image: Image) -> People:
+        found = self.function(image.pixels)
+        if isinstance(found, People):
+            if found.image_size != image.size:
+                raise InputError(
+                    f"detector function: people for size {found.image_size}, the image is {image.size} (w, h)"
+                )
+            return found if found.source is not None else found.replace(source=image.source)
+        boxes, scores = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
+        checked = as_boxes(boxes, "boxes of the detector function")
+        if scores is not None:
+            scores = np.asarray(scores, np.float32)
+        return People(image.size, image.source, boxes=checked, scores=scores)
+
+
+def as_detector(function: Callable[[npt.NDArray[np.uint8]], Any]) -> Detector:
+    """A detector from a plain function.
+
+    Args:
+        function: takes pixels (H, W, 3) uint8 RGB; returns boxes (N, 4) ``x1 y1 x2 y2`` in px, or
+            (boxes, scores), or People.
+    """
+    return _FunctionDetector(function)
