@@ -1,9 +1,9 @@
 """Heads: from a backbone's feature map to maps, presence, visibility, quality and error of every keypoint.
 
 The map branch enlarges the features four times with two transposed convolutions and reads one map a keypoint
-from them. `PlainHead` stops there (MaskPose, ViTPose). `ProbabilityHead` turns each map into a probability over
-its cells (temperature, sparsemax) and adds four side branches that see the whole window (ProbPose, PMPose).
-`DoubleHead` has a second map branch for a larger window around the crop (ProbPose-DH). Side branches never send
+from it. `PlainHead` stops there (MaskPose, ViTPose). `ProbabilityHead` makes a map a probability over its
+cells (temperature, sparsemax) and adds four side branches that see the whole window (ProbPose, PMPose).
+`DoubleHead` has a second map branch for a larger window around the crop (ProbPose-DH). Side branches send no
 gradients to the backbone. A head computes only the outputs it is asked for. Decoding to points is in `maps`.
 """
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bodyloop.errors import InputError
 
 AVERAGED = ("maps", "maps_outer", "presence", "visibility", "quality", "error")
-NEWTON_STEPS = 8  # agrees with the sorted solution to 5e-7 on maps of 3072 cells
+NEWTON_STEPS = 8  # agrees to 5e-7 on logits of pose networks; nearly flat logits want 10
 MAX_STEPS = 64  # twice what float32 can need, see _threshold
 
 
@@ -28,9 +28,14 @@ MAX_STEPS = 64  # twice what float32 can need, see _threshold
 def _newton_step(z: Tensor, tau: Tensor) -> Tensor:
     """One Newton step for sum(max(z - tau, 0)) = 1 over the last axis."""
     over = z - tau
-    excess = over.clamp(min=0).sum(-1, keepdim=True) - 1.0
+    excess = over.relu().sum(-1, keepdim=True) - 1.0
     support = (over > 0).to(z.dtype).sum(-1, keepdim=True)
     return tau + excess / support.clamp(min=1.0)
+
+
+def _single(z: Tensor) -> Tensor:
+    """Half precision to float32: a sum over 3072 cells has no meaning in eight bits."""
+    return z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
 
 
 def _threshold(z: Tensor) -> Tensor:
@@ -38,7 +43,7 @@ def _threshold(z: Tensor) -> Tensor:
 
     The sum of max(z - tau, 0) is convex, falling and piecewise linear in tau, and at tau = -1 it is at least
     1: Newton's method from there climbs to the root without passing it and ends on the exact linear piece.
-    Excess times support shrinks at least fourfold a step: rows of 3072 float32 cells need fewer than 25 steps.
+    Excess times support shrinks at least fourfold a step: rows of 3072 float32 cells need less than 25 steps.
     """
     tau = torch.full_like(z[..., :1], -1.0)
     for step in range(MAX_STEPS):
@@ -53,7 +58,7 @@ class _Sparsemax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor) -> Tensor:
         z = z - z.amax(dim=-1, keepdim=True)
-        p = (z - _threshold(z)).clamp(min=0)
+        p = (z - _threshold(z)).relu()
         ctx.save_for_backward(p)
         return p
 
@@ -61,22 +66,22 @@ class _Sparsemax(torch.autograd.Function):
     def backward(ctx: Any, *grad: Tensor) -> Tensor:
         (p,) = ctx.saved_tensors
         support = (p > 0).to(p.dtype)
-        inside: Tensor = grad[0] * support
+        inside = grad[0] * support
         mean = inside.sum(-1, keepdim=True) / support.sum(-1, keepdim=True).clamp(min=1.0)
-        return inside - mean * support
+        return cast(Tensor, inside - mean * support)
 
 
 def sparsemax(z: Tensor) -> Tensor:
     """Euclidean projection of the last axis onto the probability simplex: (..., n), every row sums to 1.
 
     Exact forward and backward: the gradient is g minus its mean over the support, 0 outside. Flat rows give
-    1/n. Under ``torch.compile`` the fixed steps of `sparsemax_newton` run instead.
+    1/n. Half precision is computed, and returned, in float32. Under ``torch.compile`` the fixed steps of
+    `sparsemax_newton` run instead.
     Source: Martins & Astudillo 2016.
     """
     if torch.compiler.is_compiling():
         return sparsemax_newton(z, steps=12)
-    out: Tensor = _Sparsemax.apply(z)  # type: ignore[no-untyped-call]
-    return out
+    return cast(Tensor, _Sparsemax.apply(_single(z)))  # type: ignore[no-untyped-call]
 
 
 def sparsemax_newton(z: Tensor, steps: int = NEWTON_STEPS) -> Tensor:
@@ -84,14 +89,13 @@ def sparsemax_newton(z: Tensor, steps: int = NEWTON_STEPS) -> Tensor:
 
     The last step alone carries the gradient, which is then that of `sparsemax`.
     """
-    z = z - z.amax(dim=-1, keepdim=True).detach()
+    z = _single(z)
+    z = z - z.detach().amax(dim=-1, keepdim=True)
     fixed = z.detach()
     tau = torch.full_like(fixed[..., :1], -1.0)
     for _ in range(steps - 1):
         tau = _newton_step(fixed, tau)
-    support = (fixed > tau).to(z.dtype)
-    tau = ((z * support).sum(-1, keepdim=True) - 1.0) / support.sum(-1, keepdim=True).clamp(min=1.0)
-    return (z - tau).clamp(min=0)
+    return (z - _newton_step(z, tau)).relu()
 
 
 # --- decoding -------------------------------------------------------------------------------------
@@ -111,22 +115,22 @@ def _look_up(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return maps.flatten(2).gather(2, index)
 
 
-def oks_blur(spreads: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def oks_blur(variances: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """The OKS kernels as matrices (K, h, h) and (K, w, w): ``rows @ map @ columns`` is the blurred map.
 
     Separable Gaussians exp(-d^2 / (2 s)) cut at ceil(3 s), summing to 1; beyond the border the map continues
     mirrored with the edge repeated, which is folded into the matrices.
 
     Args:
-        spreads: (K,) s of each keypoint's kernel, map px^2.
+        variances: (K,) s of each keypoint's kernel, map px^2.
         size: (w, h) of the maps.
     """
     width, height = size
-    return _blur_matrix(spreads, height), _blur_matrix(spreads, width).transpose(1, 2).contiguous()
+    return _blur_matrix(variances, height), _blur_matrix(variances, width).transpose(1, 2).contiguous()
 
 
-def _blur_matrix(spreads: Tensor, n: int) -> Tensor:
-    s = spreads.detach().double().reshape(-1, 1, 1)
+def _blur_matrix(variances: Tensor, n: int) -> Tensor:
+    s = variances.detach().double().reshape(-1, 1, 1)
     radius = torch.ceil(3.0 * s)
     to = torch.arange(n, device=s.device)[:, None]
     source = torch.arange(n, device=s.device)[None, :]
@@ -136,7 +140,7 @@ def _blur_matrix(spreads: Tensor, n: int) -> Tensor:
         for image in (source, -1 - source):  # the cell itself and its mirror image
             d = (to - image - 2 * n * period).double()
             total += torch.exp(-d * d / (2.0 * s)) * (d.abs() <= radius)
-    return (total / total.sum(-1, keepdim=True)).to(spreads.dtype)
+    return (total / total.sum(-1, keepdim=True)).to(variances.dtype)
 
 
 def decode_expected_oks(maps: Tensor, blur: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -144,7 +148,7 @@ def decode_expected_oks(maps: Tensor, blur: tuple[Tensor, Tensor]) -> tuple[Tens
 
     Args:
         maps: (B, K, h, w).
-        blur: `oks_blur` of the keypoints' spreads.
+        blur: `oks_blur` of the keypoints' variances.
 
     Returns: points (B, K, 2) map px, and the raw map's value at the maximum's cell (B, K).
     Source: ProbPose (Purkrabek & Matas, CVPR 2025).
@@ -240,7 +244,7 @@ class Decoder(nn.Module):
     Args:
         method: "expected_oks" or "dark_udp".
         map_size: (w, h).
-        spreads: (K,) of the OKS kernels, for "expected_oks".
+        variances: (K,) of the OKS kernels, for "expected_oks".
         bound: largest sub-pixel step of "dark_udp", map px; None is the published behaviour.
     """
 
@@ -251,18 +255,18 @@ class Decoder(nn.Module):
         self,
         method: Literal["expected_oks", "dark_udp"],
         map_size: tuple[int, int],
-        spreads: Sequence[float] | None = None,
+        variances: Sequence[float] | None = None,
         bound: float | None = 1.0,
     ) -> None:
         super().__init__()
         if method not in ("expected_oks", "dark_udp"):
             raise InputError(f"no decoder {method!r}; there are expected_oks, dark_udp")
-        if method == "expected_oks" and spreads is None:
-            raise InputError("the expected_oks decoder needs the spreads of the keypoints' OKS kernels")
+        if method == "expected_oks" and variances is None:
+            raise InputError("the expected_oks decoder needs the variances of the keypoints' OKS kernels")
         self.method = method
         self.bound = bound
         if method == "expected_oks":
-            rows, columns = oks_blur(torch.tensor(spreads, dtype=torch.float64), map_size)
+            rows, columns = oks_blur(torch.tensor(variances, dtype=torch.float64), map_size)
         else:
             rows, columns = dark_blur(map_size)
         self.register_buffer("rows", rows.float(), persistent=False)

@@ -134,7 +134,7 @@ def pmpose(size: Literal["s", "b", "l", "h"]) -> TopDown:
 
 
 def freeze_backbone(net: TopDown) -> None:
-    """Stop gradients of the backbone; as in PMPose's recipe, its stochastic depth stays active in training."""
+    """Stop gradients of the backbone. As in PMPose's recipe its stochastic depth stays active in training."""
     net.backbone.requires_grad_(False)
 
 

@@ -59,7 +59,7 @@ def resize_pos_embed(
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: in training each sample of a residual branch (B, ...) drops with probability ``rate``.
+    """Stochastic depth: in training a sample of a residual branch (B, ...) drops with probability ``rate``.
 
     Survivors are divided by ``1 - rate``, so that the expectation stays. Source: Huang et al. 2016.
     """
