@@ -1,7 +1,7 @@
 """Probability maps of N people with the windows they speak of.
 
 A `MapLayer` is N x K maps on one `Crop`; `ProbabilityMaps` is one such layer for most models ("single") and
-two for the double map: "inner" over the crop and "outer" over a larger window. Values stay float32, read-only.
+for the double map: "inner" over the crop and "outer" over a larger window. Values are float32 and read-only.
 What is computed from maps (decoding, moments, regions) stands in the sibling modules as plain functions.
 """
 
@@ -98,9 +98,7 @@ class ProbabilityMaps:
             raise InputError(f"maps: layers differ in people or keypoints: {sorted(shapes)}")
         v = np.asarray(self.variances, dtype=np.float64)
         if v.shape != (layers[0].values.shape[1],):
-            raise InputError(
-                f"maps: variances must have shape ({layers[0].values.shape[1]},), got {v.shape}"
-            )
+            raise InputError(f"maps: variances must have shape ({layers[0].values.shape[1]},), got {v.shape}")
         if not (v > 0).all():
             raise InputError("maps: variances must be positive, in map px^2 (see oks_variances)")
         object.__setattr__(self, "layers", layers)
