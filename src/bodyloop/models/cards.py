@@ -390,7 +390,7 @@ def _read_skeleton(value: object, where: str) -> Skeleton:
             near = difflib.get_close_matches(value, list(known), n=1, cutoff=0.0)[0]
             raise ConfigError(
                 f"{where}: unknown skeleton {value[:60]!r}; did you mean {near!r}? "
-                f"(known: {', '.join(sorted(known))}; a table with name, keypoints, links, sigmas defines one)"
+                f"(known: {', '.join(sorted(known))}; a table with name, keypoints and links defines one)"
             )
         return known[value]
     t = read_table(_SkeletonTable, value, where)
