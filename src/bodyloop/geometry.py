@@ -25,6 +25,7 @@ from bodyloop.errors import InputError
 Array = npt.NDArray[np.floating]
 
 PADDING = 1.25  # the published models see a quarter more than the person's box
+WINDOW_RATIO = 0.75  # width to height of the published models' windows
 
 
 def as_boxes(boxes: npt.ArrayLike, what: str = "boxes") -> npt.NDArray[np.float32]:
@@ -81,6 +82,51 @@ def iou(a: Array, b: Array) -> npt.NDArray[np.float64]:
     area_b = (b[:, 2:] - b[:, :2]).prod(axis=1)
     union = area_a[:, None] + area_b[None] - inter
     return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+
+
+def activation_windows(
+    xywh: npt.ArrayLike, padding: float = PADDING, *, single: bool = False
+) -> npt.NDArray[np.float64]:
+    """Activation windows (N, 4) ``x1 y1 x2 y2`` of COCO boxes (N, 4) ``x y width height``, as labels see them.
+
+    The box is widened on one axis to 3:4 around its centre, then padded. A side of 0 counts as 1 where the
+    ratio is concerned. `Crop.from_boxes` rounds to float32 as networks do; here all is float64, so that labels
+    do not depend on rounding, and boxes may be of no area.
+
+    Args:
+        single: round the sides to float32 and pad in float32, as the public evaluator of Ex-OKS does.
+    """
+    b = np.asarray(xywh, np.float64).reshape(-1, 4)
+    w, h = b[:, 2], b[:, 3]
+    some_w, some_h = np.where(w == 0, 1.0, w), np.where(h == 0, 1.0, h)
+    wide = some_w / some_h > WINDOW_RATIO
+    size = np.stack(
+        [np.where(wide, w, WINDOW_RATIO * some_h), np.where(wide, some_w / WINDOW_RATIO, h)], axis=1
+    )
+    if single:
+        size = (size.astype(np.float32) * np.float32(padding)).astype(np.float64)
+    else:
+        size = size * padding
+    center = b[:, :2] + b[:, 2:] / 2
+    return np.concatenate([center - size / 2, center + size / 2], axis=1)
+
+
+def padding_to_contain(
+    xywh: npt.ArrayLike, points: Array, *, single: bool = False
+) -> npt.NDArray[np.float64]:
+    """Least padding (N, K) with which each box's window would contain each point (N, K, 2); at least 1.
+
+    Args:
+        xywh: (N, 4) COCO boxes.
+        points: (N, K, 2) px.
+        single: as in `activation_windows`.
+    """
+    window = activation_windows(xywh, 1.0, single=single)[:, None]
+    p = np.asarray(points, np.float64)
+    beyond = np.maximum(np.maximum(window[..., :2] - p, p - window[..., 2:]), 0)
+    size = window[..., 2:] - window[..., :2]
+    needed = np.divide(beyond, size, out=np.where(beyond > 0, np.inf, 0.0), where=size > 0)
+    return np.asarray(1 + 2 * needed.max(axis=-1))
 
 
 def keypoint_similarity(
