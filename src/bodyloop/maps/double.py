@@ -66,7 +66,7 @@ def merge_points(
     outer_scores: npt.NDArray[np.float32],
     take_inner: npt.NDArray[np.bool_],
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]:
-    """Points (N, K, 2) and scores (N, K) of the inner map where ``take_inner`` (N, K), else of the outer one."""
+    """Points (N, K, 2) and scores (N, K): of the inner map where ``take_inner`` (N, K), else of the outer."""
     return np.where(take_inner[..., None], inner, outer).astype(np.float64), np.where(
         take_inner, inner_scores, outer_scores
     )

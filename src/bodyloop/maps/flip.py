@@ -37,7 +37,7 @@ def flip_average(
 def flip_average_scores(
     scores: npt.ArrayLike, mirrored: npt.ArrayLike, flip: npt.ArrayLike
 ) -> npt.NDArray[np.float32]:
-    """Mean of one number a keypoint (..., K), such as presence, and of that of the mirrored crop, put back."""
+    """Mean of one number a keypoint (..., K), such as presence, and the mirrored crop's, put back."""
     a, b = np.asarray(scores, np.float32), np.asarray(mirrored, np.float32)
     if a.ndim < 1 or a.shape != b.shape:
         raise InputError(f"flip_average_scores: shapes {a.shape} and {b.shape} must be equal, (..., K)")
