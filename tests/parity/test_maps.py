@@ -121,7 +121,7 @@ def test_double_map_windows_and_targets() -> None:
         compare(file, f"{name}_scale", crop.scale[0] / (np.array(crop.map_size) - 1), 1e-6)
         compare(file, f"{name}_tl", (crop.center - crop.scale / 2)[0], 1e-9)
         compare(file, f"points_{name}", at[name], 1e-5)  # the reference's scale factors are float32
-    near, far = (oks_targets(at[name][0], VARIANCES) for name in ("in", "out"))
+    near, far = (oks_targets(given(file, f"points_{name}")[0], VARIANCES) for name in ("in", "out"))
     compare(file, "enc_maps_in_max", near.max(axis=(1, 2)), 1e-6)
     compare(file, "enc_maps_out_max", far.max(axis=(1, 2)), 1e-6)
     compare(file, "enc_maps_out", far, 5e-4)  # stored as float16
