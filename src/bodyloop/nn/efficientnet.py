@@ -124,6 +124,18 @@ class EfficientNetLite0(nn.Module):
         self.load_state_dict({k: state[theirs] for k, theirs in renamed.items()})
 
 
+def freeze(backbone: EfficientNetLite0, stages: int, train_depthwise: bool) -> None:
+    """Keep the stem and the first stages, and the depthwise filters with their gains, as ImageNet made them.
+
+    On a CPU these are half of a backward pass, and edges and textures are the same for people.
+    """
+    for name, p in backbone.named_parameters():
+        early = name.startswith("stem.") or any(name.startswith(f"stages.{i}.") for i in range(stages))
+        depthwise = "depthwise" in name or "norm1.weight" in name
+        if (stages and early) or (depthwise and not train_depthwise):
+            p.requires_grad_(False)
+
+
 def _rename(names: Iterable[str]) -> dict[str, str]:
     """Our parameter names to those of the ImageNet file (``_blocks.N._expand_conv`` and so on)."""
     starts = [sum(stage[4] for stage in _STAGES[:i]) for i in range(len(_STAGES))]

@@ -1,0 +1,277 @@
+"""The pose task of the training loop: crops of people in, maps and side outputs judged.
+
+Our own recipe: the sparsemax loss on the maps (proper scoring, dense gradient) with a share of the expected
+OKS risk, cross-entropy for presence and visibility, squared error for quality against the true OKS of the
+decoded point on COCO's own scale. Half of the people that have masks are shown with a dimmed background; a
+third is cut, as CropCOCO cuts photos.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bodyloop.data import augment
+from bodyloop.data.persons import PersonSet
+from bodyloop.data.sample import CroppedSample, cut
+from bodyloop.errors import ConfigError
+from bodyloop.nn.efficientnet import MEAN, STD, freeze
+from bodyloop.nn.frugal import make_frugal
+from bodyloop.nn.maps import Decoder
+from bodyloop.nn.small import SmallPose
+from bodyloop.skeletons import BODY_19, COCO
+from bodyloop.train.config import TrainConfig, read_options
+from bodyloop.train.losses import oks_risk, sparsemax_loss
+from bodyloop.train.targets import distribution_targets, oks_targets, oks_variances
+
+OPTIONS = {
+    "mask_probability": 0.5,
+    "mask_alpha": 0.25,
+    "cut_probability": 0.35,
+    "rotate": 40.0,
+    "rotate_probability": 0.6,
+    "scale": 0.35,
+    "half_body": 0.2,
+    "photometric": 0.3,
+    "patches": 0.1,
+    "risk": 0.25,
+    "presence": 0.5,
+    "visibility": 0.25,
+    "quality": 2.0,
+    "min_height": 40.0,
+    "min_keypoints": 5.0,
+    "fixed_norms": 1.0,
+    "fixed_stages": 2.0,
+    "train_depthwise": 0.0,
+}
+SOURCES_WITH_VISIBILITY = ("coco", "coco_more")  # LSP-extended does not say which joints are hidden
+
+
+class PoseTask:
+    """`pmpose-n` on COCO-layout person sets."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.options = read_options(config.options, OPTIONS, "pose")
+        self.skeleton = BODY_19
+        root = Path(os.path.expandvars(config.data))
+        shares = [_share(s) for s in config.sources]
+        if not shares:
+            raise ConfigError("a pose training needs sources, for instance coco:1")
+        self.names = [n for n, _ in shares]
+        weights = np.array([w for _, w in shares])
+        self.shares = weights / weights.sum()
+        self.sets = [
+            PersonSet(
+                root / n / "train.json",
+                self.skeleton,
+                min_keypoints=int(self.options["min_keypoints"]),
+                min_height=self.options["min_height"],
+            )
+            for n in self.names
+        ]
+        self.dev = PersonSet(root / "coco" / "dev.json", self.skeleton)
+        self.network = SmallPose(len(self.skeleton))
+        if config.start == "imagenet":
+            self.network.backbone.load_imagenet()
+        elif config.start != "none":
+            state = torch.load(config.start, map_location="cpu", weights_only=True)
+            self.network.load_state_dict(state["average"])
+        if config.device == "cpu":
+            make_frugal(self.network, [self.network.backbone] if self.options["fixed_norms"] else [])
+        freeze(self.network.backbone, int(self.options["fixed_stages"]), bool(self.options["train_depthwise"]))
+        self.variances = oks_variances(torch.tensor(self.skeleton.sigmas))
+        self.decoder = Decoder("expected_oks", self.network.map_size, self.variances.tolist())
+        self.sigmas = torch.tensor(self.skeleton.sigmas)
+        self.mean = torch.tensor(MEAN).reshape(1, 3, 1, 1)
+        self.std = torch.tensor(STD).reshape(1, 3, 1, 1)
+
+    @property
+    def model(self) -> nn.Module:
+        return self.network
+
+    def backbone(self) -> nn.Module:
+        return self.network.backbone
+
+    # ---- data ----------------------------------------------------------------------------------------------
+
+    def augmented(self, source: int, index: int, rng: np.random.Generator) -> CroppedSample:
+        """One random training crop."""
+        o = self.options
+        use_mask = rng.random() < o["mask_probability"]
+        s = self.sets[source].sample(index, with_mask=use_mask)
+        if s.mask is not None:
+            noisy = augment.random_mask_noise(s.mask, rng)
+            s = augment.dim_background(augment.replace(s, mask=noisy), o["mask_alpha"])
+        s = augment.random_flip(s, rng)
+        s = augment.random_half_body(s, rng, o["half_body"])
+        s = augment.random_transform(
+            s, rng, scale=o["scale"], rotate=o["rotate"], rotate_probability=o["rotate_probability"]
+        )
+        s = augment.random_cut(s, rng, o["cut_probability"])
+        c = cut(s)
+        if rng.random() < 0.8:
+            c = augment.photometric(c, rng, o["photometric"])
+        return augment.random_patches(c, rng, o["patches"])
+
+    def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
+        counts = np.floor(self.shares * size + rng.random()).astype(int)
+        counts[0] += size - counts.sum()
+        rows: list[CroppedSample] = []
+        areas, knows_hidden = [], []
+        for source, count in enumerate(counts):
+            chosen = rng.integers(len(self.sets[source]), size=max(count, 0))
+            for index in chosen:
+                c = self.augmented(source, int(index), rng)
+                rows.append(c)
+                areas.append(self.sets[source].persons[index].area / c.crop.map_cell_area[0])
+                knows_hidden.append(self.names[source] in SOURCES_WITH_VISIBILITY)
+        return collate(rows, areas, knows_hidden)
+
+    # ---- losses --------------------------------------------------------------------------------------------
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(B, h, w, 3) uint8 to normalised channels-last (B, 3, h, w)."""
+        return (images.permute(0, 3, 1, 2).float() - self.mean.to(images.device)) / self.std.to(images.device)
+
+    def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        out = self.network(
+            self.normalise(batch["images"]), ("logits", "maps", "presence", "visibility", "quality")
+        )
+        o = self.options
+        points, annotated, inside = batch["points"], batch["annotated"], batch["inside"]
+        variances = self.variances.to(points)
+        w = (annotated & inside).float()
+        n = w.sum().clamp(min=1)
+        target = distribution_targets(points, variances)
+        z = out["logits"].flatten(2) / self.network.temperature
+        fy = sparsemax_loss(z, out["maps"].flatten(2), target.flatten(2))
+        oks_map, _ = oks_targets(points, annotated & inside, variances, unit_peak=False)
+        risk = (out["maps"] * (1 - oks_map)).sum(dim=(2, 3))
+        quality, d2 = self._true_quality(out["maps"], batch)
+        known = annotated.float()
+        seen = w * batch["knows_hidden"][:, None]
+        bce = F.binary_cross_entropy_with_logits
+        presence = bce(out["presence_logits"], inside.float(), reduction="none")
+        visibility = bce(out["visibility_logits"], batch["visible"].float(), reduction="none")
+        return {
+            "map": (fy * w).sum() / n,
+            "risk": o["risk"] * (risk * w).sum() / n,
+            "presence": o["presence"] * (presence * known).sum() / known.sum().clamp(min=1),
+            "visibility": o["visibility"] * (visibility * seen).sum() / seen.sum().clamp(min=1),
+            "quality": o["quality"] * ((out["quality"] - quality) ** 2 * w).sum() / n,
+            "_oks": (quality * w).sum() / n,
+            "_px": (d2.sqrt() * w).sum() / n,
+            "_absent": (known * ~inside).sum() / known.sum().clamp(min=1),
+        }
+
+    @torch.no_grad()
+    def _true_quality(self, maps: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """COCO's similarity (B, K) of the decoded points, and their squared distance in map px^2."""
+        decoded, _ = self.decoder(maps.detach())
+        d2 = ((decoded - batch["points"]) ** 2).sum(dim=-1)
+        scale = 2.0 * (2.0 * self.sigmas.to(maps)) ** 2 * batch["area"][:, None].clamp(min=1e-3)
+        return torch.exp(-d2 / scale), d2
+
+    # ---- evaluation ----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """COCO AP on dev with true boxes (no flip, no mask) and presence AUROC on randomly cut dev people."""
+        from bodyloop.eval.keypoints import evaluate_keypoints
+
+        columns = COCO.indices_in(self.skeleton)
+        results = []
+        for rows, indices in self._dev_batches(cut_probability=0.0):
+            out = self._infer(model, rows)
+            quality, presence = out["quality"].numpy(), out["presence"].numpy()
+            points = out["points"].numpy()
+            for row, c, index in zip(range(len(rows)), rows, indices, strict=True):
+                p = self.dev.persons[index]
+                xy = c.crop.from_map(points[row][None])[0][columns]
+                present = presence[row][columns] > 0.45
+                score = float(quality[row][columns][present].mean()) if present.any() else 0.0
+                triplets = np.concatenate([xy, presence[row][columns][:, None]], axis=1)
+                results.append(
+                    {
+                        "image_id": p.image_id,
+                        "category_id": 1,
+                        "keypoints": triplets.ravel().tolist(),
+                        "score": score,
+                    }
+                )
+        report = evaluate_keypoints(self.dev.path, results)
+        return {
+            "AP": round(report.AP, 4),
+            "AP50": round(report.AP50, 4),
+            "presence_auroc": round(self._presence_auroc(model), 4),
+            "score": report.AP,
+        }
+
+    def _presence_auroc(self, model: nn.Module) -> float:
+        scores, labels = [], []
+        for rows, _ in self._dev_batches(cut_probability=1.0):
+            out = self._infer(model, rows)
+            for row, c in enumerate(rows):
+                scores.append(out["presence"][row].numpy()[c.annotated])
+                labels.append(c.in_window[c.annotated])
+        s, y = np.concatenate(scores), np.concatenate(labels)
+        rank = np.empty(len(s))
+        rank[np.argsort(s, kind="stable")] = np.arange(1, len(s) + 1)
+        positive = int(y.sum())
+        return float((rank[y].sum() - positive * (positive + 1) / 2) / max(positive * (len(y) - positive), 1))
+
+    def _dev_batches(self, cut_probability: float) -> list[tuple[list[CroppedSample], list[int]]]:
+        total = len(self.dev)
+        if self.config.evaluate_samples:
+            total = min(total, self.config.evaluate_samples)
+        out = []
+        for start in range(0, total, 32):
+            indices = list(range(start, min(start + 32, total)))
+            rows = []
+            for i in indices:
+                s = self.dev.sample(i, with_mask=False)
+                rows.append(cut(augment.random_cut(s, np.random.default_rng([7, i]), cut_probability)))
+            out.append((rows, indices))
+        return out
+
+    def _infer(self, model: nn.Module, rows: list[CroppedSample]) -> dict[str, Tensor]:
+        images = torch.from_numpy(np.stack([c.image for c in rows])).to(self.config.device)
+        with torch.autocast(self.config.device, dtype=torch.bfloat16, enabled=self.config.precision == "bf16"):
+            out = model(self.normalise(images), ("maps", "presence", "quality"))
+        points, _ = self.decoder(out["maps"])
+        return {
+            "points": points.float().cpu(),
+            "presence": out["presence"].float().cpu(),
+            "quality": out["quality"].float().cpu(),
+        }
+
+
+def collate(rows: list[CroppedSample], areas: list[float], knows_hidden: list[bool]) -> dict[str, Tensor]:
+    """Samples as tensors: images (B, h, w, 3) uint8, points (B, K, 2) map px, flags (B, K) bool, area (B,) map px^2."""
+    points = np.stack([c.crop.crop_to_map(c.keypoints) for c in rows]).astype(np.float32)
+    return {
+        "images": torch.from_numpy(np.stack([c.image for c in rows])),
+        "points": torch.from_numpy(points),
+        "annotated": torch.from_numpy(np.stack([c.annotated for c in rows])),
+        "inside": torch.from_numpy(np.stack([c.in_window for c in rows])),
+        "visible": torch.from_numpy(np.stack([c.visible for c in rows])),
+        "area": torch.tensor(areas, dtype=torch.float32),
+        "knows_hidden": torch.tensor(knows_hidden),
+    }
+
+
+def _share(text: str) -> tuple[str, float]:
+    name, _, share = text.partition(":")
+    try:
+        return name, float(share or 1)
+    except ValueError as e:
+        raise ConfigError(f"source {text!r}: expected name:share, for instance coco:2") from e
+
+
