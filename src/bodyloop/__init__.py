@@ -9,6 +9,8 @@ The names below are loaded when they are first used (PEP 562), so that importing
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,9 +27,20 @@ if TYPE_CHECKING:
     from bodyloop.images import read as read
     from bodyloop.masks import Masks as Masks
     from bodyloop.people import People as People
+    from bodyloop.skeletons import AIC_14 as AIC_14
     from bodyloop.skeletons import BODY_19 as BODY_19
     from bodyloop.skeletons import COCO as COCO
+    from bodyloop.skeletons import COCO_WHOLEBODY_133 as COCO_WHOLEBODY_133
+    from bodyloop.skeletons import CROWDPOSE_14 as CROWDPOSE_14
+    from bodyloop.skeletons import LSP_14 as LSP_14
+    from bodyloop.skeletons import MERGED_21 as MERGED_21
+    from bodyloop.skeletons import MERGED_23 as MERGED_23
+    from bodyloop.skeletons import MERGED_41 as MERGED_41
+    from bodyloop.skeletons import MPII_16 as MPII_16
+    from bodyloop.skeletons import OCHUMAN_19 as OCHUMAN_19
+    from bodyloop.skeletons import SKELETONS as SKELETONS
     from bodyloop.skeletons import Skeleton as Skeleton
+    from bodyloop.skeletons import load_skeleton as load_skeleton
 
 __version__ = "0.1.0"
 
@@ -47,6 +60,17 @@ _HOME = {
     "Skeleton": "skeletons",
     "COCO": "skeletons",
     "BODY_19": "skeletons",
+    "AIC_14": "skeletons",
+    "COCO_WHOLEBODY_133": "skeletons",
+    "CROWDPOSE_14": "skeletons",
+    "LSP_14": "skeletons",
+    "MERGED_21": "skeletons",
+    "MERGED_23": "skeletons",
+    "MERGED_41": "skeletons",
+    "MPII_16": "skeletons",
+    "OCHUMAN_19": "skeletons",
+    "SKELETONS": "skeletons",
+    "load_skeleton": "skeletons",
     "BodyloopError": "errors",
 }
 
@@ -60,6 +84,17 @@ def __getattr__(name: str) -> object:
     value = getattr(importlib.import_module(f"bodyloop.{home}"), name)
     globals()[name] = value
     return value
+
+
+class _Package(ModuleType):
+    """The package, where a public name stays that name when a module of the same name (draw) is imported."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (isinstance(value, ModuleType) and name in _HOME):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

@@ -1,9 +1,9 @@
 """Run lengths of masks: COCO's text form, polygons to runs, runs to bitmaps. Pure functions in numpy.
 
-A mask of height h and width w is a sequence of runs over its pixels in column-major order (index x * h + y):
-background, foreground, background, ... ; the first may be 0, all others are positive, their sum is h * w. COCO
-writes them as differences to the run before last, five bits a character. Polygons follow the COCO mask API's
-raster: crossings of a five times finer outline (spec of the pose models, 2.4). Vectorised, no compiled code.
+A mask of height h and width w is a sequence of runs over its pixels in column-major order (x * h + y):
+background, foreground, background, ... ; the first may be 0, all others are positive, their sum is h * w.
+COCO writes them as differences to the run before last, five bits a character. Polygons follow the COCO mask
+API's raster: crossings of a five times finer outline. Vectorised, no compiled code.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def from_toggles(toggles: npt.NDArray[np.int64], total: int) -> Counts:
     """Runs of the pixels before which the number of toggles is odd; toggles are pixel indices, any order."""
     at, times = np.unique(toggles, return_counts=True)
     at = at[(times % 2 == 1) & (at < total)]
-    return np.diff(at, prepend=0, append=total).astype(np.int64)
+    return np.asarray(np.diff(at, prepend=0, append=total), np.int64)
 
 
 def union(runs: Sequence[Counts], total: int) -> Counts:

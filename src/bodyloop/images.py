@@ -1,9 +1,10 @@
 """Photographs: one frozen value that says what a picture is, and how it comes in.
 
-`Image` holds uint8 RGB pixels (H, W, 3) together with where they are from. `read` opens a file: the header is
-looked at first (size, format, EXIF orientation), so that a decompression bomb is refused before it is unpacked;
-OpenCV decodes what it can, Pillow the rest. `as_image` takes whatever a caller has in hand. Arrays are taken as
-they are or refused by name; pixels are copied only where their order must change. Transparency is dropped.
+`Image` holds uint8 RGB pixels (H, W, 3) together with where they are from. `read` opens a file: the header
+is looked at first (size, format, EXIF orientation), so that a decompression bomb is refused before it is
+unpacked; OpenCV decodes what it can, Pillow the rest. `as_image` takes whatever a caller has in hand. Arrays
+are taken as they are or refused by name; pixels are copied only where their order must change. Transparency
+is dropped.
 """
 
 from __future__ import annotations
@@ -196,7 +197,7 @@ def _check_array(a: npt.NDArray[np.generic], order: str) -> None:
         raise InputError(f"expected an image array (H, W, 3), got a {what}")
     if a.dtype.kind == "f":
         raise InputError(
-            f"float image: got a {what}; give uint8, e.g. (array * 255).round().astype('uint8') for values in 0..1"
+            f"float image: got a {what}; give uint8, for values in 0..1 (array * 255).round().astype('uint8')"
         )
     if a.dtype != np.uint8:
         raise InputError(f"expected uint8 values 0..255, got a {what}; scale and convert it to uint8 first")

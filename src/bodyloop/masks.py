@@ -1,10 +1,10 @@
 """Masks of N people in one picture.
 
 Each is kept as a bitmap cut to the person's box or as the runs it came as (COCO's RLE, or polygons drawn by
-COCO's rule), and turned into the other form when that is first asked for, once. A full (H, W) bitmap exists only
-while somebody holds one. A person without a mask and a mask without a pixel are the same thing: `present` is
-False. Also here: the table that dims a background, and the detour by which the published pose models take their
-masks. Choosing, merging and painting out masks is the loop's business.
+COCO's rule), and turned into the other form when that is first asked for, once. A full (H, W) bitmap exists
+only while somebody holds one. A person without a mask and a mask without a pixel are the same thing:
+`present` is False. Also here: the table that dims a background, and the detour by which the published pose
+models take their masks. Choosing, merging and painting out masks is the loop's business.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, SupportsIndex, TypeAlias, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from bodyloop import _rle
+from bodyloop import _mask, _rle
 from bodyloop.errors import InputError
 
 Bits: TypeAlias = npt.NDArray[np.bool_]
@@ -29,45 +29,6 @@ class Rle(TypedDict):
     counts: str
 
 
-class _Mask:
-    """One mask in whichever forms it has been needed so far."""
-
-    __slots__ = ("_counts", "_cut", "_h", "_w", "polygons")
-
-    def __init__(
-        self,
-        size: tuple[int, int],
-        counts: npt.NDArray[np.int64] | None = None,
-        cut: tuple[int, int, Bits] | None = None,
-        polygons: tuple[npt.NDArray[np.float64], ...] | None = None,
-    ) -> None:
-        self._w, self._h = size
-        self._counts, self._cut, self.polygons = counts, cut, polygons
-
-    @property
-    def counts(self) -> npt.NDArray[np.int64]:
-        if self._counts is None:
-            assert self._cut is not None  # one of the two is always there
-            self._counts = _rle.from_cut(*self._cut, (self._w, self._h))
-        return self._counts
-
-    @property
-    def cut(self) -> tuple[int, int, Bits]:
-        if self._cut is None:
-            assert self._counts is not None
-            cut = _rle.to_cut(self._counts, self._h)
-            assert cut is not None  # masks without a pixel are not kept
-            cut[2].flags.writeable = False
-            self._cut = cut
-        return self._cut
-
-    @property
-    def area(self) -> int:
-        if self._counts is not None:
-            return int(self._counts[1::2].sum())
-        return int(np.count_nonzero(self.cut[2]))
-
-
 class Masks:
     """N masks in one picture of ``size`` (width, height); immutable.
 
@@ -76,7 +37,7 @@ class Masks:
 
     __slots__ = ("_items", "size")
 
-    def __init__(self, items: Sequence[_Mask | None], size: tuple[int, int]) -> None:
+    def __init__(self, items: Sequence[_mask.Mask | None], size: tuple[int, int]) -> None:
         self._items = tuple(items)
         self.size = size
 
@@ -85,7 +46,7 @@ class Masks:
     @classmethod
     def empty(cls, n: int, size: tuple[int, int]) -> Masks:
         """``n`` people without a mask."""
-        return cls([None] * n, _as_size(size))
+        return cls([None] * n, _mask.as_size(size))
 
     @classmethod
     def from_bitmaps(
@@ -111,8 +72,8 @@ class Masks:
             if first is None or first.ndim != 2:
                 raise InputError("masks: no bitmap (H, W) to take the picture's size from; give size=(w, h)")
             size = first.shape[1], first.shape[0]
-        size = _as_size(size)
-        return cls([_from_bitmap(a, size, f"masks[{i}]") for i, a in enumerate(arrays)], size)
+        size = _mask.as_size(size)
+        return cls([_mask.from_bitmap(a, size, f"masks[{i}]") for i, a in enumerate(arrays)], size)
 
     @classmethod
     def from_rle(cls, rles: Sequence[Mapping[str, Any] | None], size: tuple[int, int] | None = None) -> Masks:
@@ -125,9 +86,9 @@ class Masks:
             first = next((r for r in rles if r is not None), None)
             if first is None:
                 raise InputError("masks: no RLE to take the picture's size from; give size=(w, h)")
-            size = _rle_size(first, "masks")
-        size = _as_size(size)
-        return cls([_from_rle(r, size, f"masks[{i}]") for i, r in enumerate(rles)], size)
+            size = _mask.rle_size(first, "masks")
+        size = _mask.as_size(size)
+        return cls([_mask.from_rle(r, size, f"masks[{i}]") for i, r in enumerate(rles)], size)
 
     @classmethod
     def from_polygons(
@@ -138,8 +99,8 @@ class Masks:
         Raises:
             InputError: fewer than 3 points, odd counts, or numbers that are not finite.
         """
-        size = _as_size(size)
-        return cls([_from_polygons(p, size, f"masks[{i}]") for i, p in enumerate(polygons)], size)
+        size = _mask.as_size(size)
+        return cls([_mask.from_polygons(p, size, f"masks[{i}]") for i, p in enumerate(polygons)], size)
 
     @classmethod
     def from_any(cls, masks: Any, size: tuple[int, int]) -> Masks:
@@ -150,7 +111,7 @@ class Masks:
         Raises:
             InputError: anything else, or a mask of another size; it names the person.
         """
-        size = _as_size(size)
+        size = _mask.as_size(size)
         if isinstance(masks, Masks):
             if masks.size != size:
                 raise InputError(f"masks are of a picture of size {masks.size}, this one is {size} (w, h)")
@@ -204,7 +165,7 @@ class Masks:
 
     @property
     def boxes(self) -> npt.NDArray[np.float32]:
-        """(N, 4) ``x1 y1 x2 y2`` around the masks as COCO counts: x2 is one beyond the last column; NaN without."""
+        """(N, 4) ``x1 y1 x2 y2`` around the masks, x2 and y2 one beyond the last pixel; NaN without."""
         out = np.full((len(self), 4), np.nan, np.float32)
         for i, m in enumerate(self._items):
             if m is not None:
@@ -250,14 +211,14 @@ class Masks:
         return {"size": [self.size[1], self.size[0]], "counts": _rle.compress(self.counts(i))}
 
     def polygons(self, i: int) -> list[npt.NDArray[np.float64]]:
-        """Mask ``i`` as polygons (P, 2) in px: the ones it came as, else its outer contours (holes are filled)."""
+        """Mask ``i`` as polygons (P, 2) in px: those it came as, else its outer contours (holes filled)."""
         m = self._items[i]
         if m is None:
             return []
         if m.polygons is not None:
             return [p.copy() for p in m.polygons]
         x, y, c = m.cut
-        return [p.astype(np.float64) + (x, y) for p in _contours(c)]
+        return [p.astype(np.float64) + np.array([x, y], np.float64) for p in _contours(c)]
 
     def iou(
         self, other: Masks | None = None, *, crowd: npt.ArrayLike | None = None
@@ -280,7 +241,8 @@ class Masks:
             high = np.minimum(p[:, None, 2:], q[None, :, 2:])
             meet = (high > low).all(axis=-1)
         for i, j in np.argwhere(meet):
-            x1, y1, x2, y2 = (*low[i, j].astype(int), *high[i, j].astype(int))
+            x1, y1 = low[i, j].astype(int).tolist()
+            x2, y2 = high[i, j].astype(int).tolist()
             mine, theirs = (
                 c[y1 - y : y2 - y, x1 - x : x2 - x] for x, y, c in (self.cut(int(i)), b.cut(int(j)))
             )
@@ -291,13 +253,55 @@ class Masks:
             whole = np.where(flags[None], self.areas[:, None], whole)
         return np.divide(inter, whole, out=np.zeros_like(inter), where=whole > 0)
 
+    def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Plain arrays for an ``.npz``: all runs in a row, and the polygons of masks that came so."""
+        runs = [np.zeros(0, np.int64) if m is None else m.counts for m in self._items]
+        shapes = [(i, p) for i, m in enumerate(self._items) if m is not None for p in m.polygons or ()]
+        return {
+            "runs": np.concatenate([np.zeros(0, np.int64), *runs]),
+            "run_counts": np.array([len(c) for c in runs], np.int64),
+            "points": np.concatenate([np.zeros((0, 2)), *(p for _, p in shapes)]),
+            "point_counts": np.array([len(p) for _, p in shapes], np.int64),
+            "owners": np.array([i for i, _ in shapes], np.int64),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]], size: tuple[int, int]) -> Masks:
+        """The inverse of `to_arrays`.
+
+        Raises:
+            InputError: an array is missing, or they do not fit each other or ``size``.
+        """
+        size = _mask.as_size(size)
+        names = ("runs", "run_counts", "points", "point_counts", "owners")
+        missing = [n for n in names if n not in arrays]
+        if missing:
+            raise InputError(f"masks: the file lacks {', '.join(missing)}")
+        runs, points = arrays["runs"], arrays["points"]
+        lengths, sides, owners = (
+            arrays[n].astype(np.int64) for n in ("run_counts", "point_counts", "owners")
+        )
+        if lengths.sum() != len(runs) or sides.sum() != len(points) or len(sides) != len(owners):
+            raise InputError("masks: the arrays of runs and points do not fit each other")
+        if (lengths < 0).any() or (sides < 0).any() or ((owners < 0) | (owners >= len(lengths))).any():
+            raise InputError("masks: negative lengths, or polygons of a person that is not there")
+        shapes: dict[int, list[npt.NDArray[np.float64]]] = {}
+        for owner, p in zip(owners.tolist(), np.split(points, np.cumsum(sides)[:-1]), strict=False):
+            shapes.setdefault(owner, []).append(np.asarray(p, np.float64))
+        items: list[_mask.Mask | None] = []
+        for i, c in enumerate(np.split(runs, np.cumsum(lengths)[:-1]) if len(lengths) else []):
+            clean = _rle.canonical(c, size[0] * size[1]) if len(c) else c
+            own = tuple(shapes[i]) if i in shapes else None
+            items.append(_mask.Mask(size, clean, polygons=own) if len(clean) > 1 else None)
+        return cls(items, size)
+
     def equals(self, other: Masks) -> bool:
         """Whether both have the same pixels for every person."""
         return (
             self.size == other.size
             and len(self) == len(other)
             and bool((self.present == other.present).all())
-            and all(np.array_equal(self.counts(i), other.counts(i)) for i in np.flatnonzero(self.present))
+            and all(np.array_equal(self.counts(i), other.counts(i)) for i in range(len(self)))
         )
 
 
@@ -311,7 +315,7 @@ def chosen(index: Index, n: int, what: str) -> npt.NDArray[np.intp]:
     if isinstance(index, slice):
         return np.arange(n)[index]
     if isinstance(index, SupportsIndex) and not isinstance(index, np.ndarray | bool):
-        return np.arange(n)[[int(index)]]
+        return np.array([range(n)[int(index)]], np.intp)
     a = np.asarray(index)
     if a.dtype == bool and a.shape == (n,):
         return np.flatnonzero(a)
@@ -322,19 +326,19 @@ def chosen(index: Index, n: int, what: str) -> npt.NDArray[np.intp]:
             f"{what}: an index is an int, a slice, whole numbers or a boolean mask of length {n}; "
             f"got {a.dtype} of shape {a.shape}"
         )
-    return np.arange(n)[a]
+    return np.asarray(np.arange(n)[a], np.intp)
 
 
 def reference_detour(bitmap: npt.NDArray[np.generic]) -> Bits:
     """The mask that the published inference call makes of a bitmap (H, W): its outline drawn anew.
 
     Outer contours of more than three points, drawn as COCO polygons: holes are filled, specks and a rim are
-    lost. All False where nothing is left, which means "no mask". For parity only (spec of the pose models, 2.4).
+    lost. All False where nothing is left, which means "no mask". For parity only.
     """
     b = np.asarray(bitmap) != 0
     size = b.shape[1], b.shape[0]
     contours = [c.astype(np.float64) for c in _contours(b) if len(c) > 3]
-    return Masks([_drawn(contours, size)], size).bitmap(0)
+    return Masks([_mask.drawn(contours, size)], size).bitmap(0)
 
 
 def dim_lut(alpha: float) -> npt.NDArray[np.uint8]:
@@ -345,7 +349,7 @@ def dim_lut(alpha: float) -> npt.NDArray[np.uint8]:
     """
     if not 0 <= alpha <= 1:
         raise InputError(f"alpha must be between 0 and 1, got {alpha}")
-    return np.rint(np.arange(256) * (1 - alpha)).astype(np.uint8)
+    return np.asarray(np.rint(np.arange(256) * (1 - alpha)), np.uint8)
 
 
 def _contours(b: Bits) -> list[npt.NDArray[np.int32]]:
@@ -356,108 +360,7 @@ def _contours(b: Bits) -> list[npt.NDArray[np.int32]]:
     return [np.asarray(c, np.int32).reshape(-1, 2) for c in found]
 
 
-def _as_size(size: tuple[int, int]) -> tuple[int, int]:
-    try:
-        w, h = size
-        whole = (int(w), int(h))
-    except (TypeError, ValueError) as e:
-        raise InputError(f"size: expected (width, height), got {size!r}") from e
-    if whole != (w, h) or min(whole) < 1:
-        raise InputError(f"size: expected (width, height) in whole pixels, got {size!r}")
-    return whole
-
-
-def _from_bitmap(a: npt.NDArray[np.generic] | None, size: tuple[int, int], what: str) -> _Mask | None:
-    if a is None:
-        return None
-    if a.shape != (size[1], size[0]):
-        raise InputError(
-            f"{what}: expected (height, width) = {(size[1], size[0])} of the picture, got {a.shape}"
-        )
-    if a.dtype.kind == "f":
-        v = a.astype(np.float64, copy=False)
-        if not ((v >= 0) & (v <= 1)).all():
-            raise InputError(
-                f"{what}: float masks must lie in 0..1 (threshold logits first), found others or NaN"
-            )
-        b = v > 0.5
-    elif a.dtype.kind in "biu":
-        b = a if a.dtype == bool else a != 0  # type: ignore[assignment]
-    else:
-        raise InputError(f"{what}: expected bool, integers or floats in 0..1, got {a.dtype}")
-    rows, columns = np.flatnonzero(b.any(axis=1)), np.flatnonzero(b.any(axis=0))
-    if not len(rows):
-        return None
-    y, x = int(rows[0]), int(columns[0])
-    cut = np.array(b[y : rows[-1] + 1, x : columns[-1] + 1], bool)
-    cut.flags.writeable = False
-    return _Mask(size, cut=(x, y, cut))
-
-
-def _rle_size(rle: Mapping[str, Any], what: str) -> tuple[int, int]:
-    try:
-        h, w = rle["size"]
-        return _as_size((w, h))
-    except (KeyError, TypeError, ValueError) as e:
-        raise InputError(f"{what}: an RLE needs 'size': [height, width] and 'counts': {e!r}") from e
-
-
-def _from_rle(rle: Mapping[str, Any] | None, size: tuple[int, int], what: str) -> _Mask | None:
-    if rle is None:
-        return None
-    if not isinstance(rle, Mapping) or "counts" not in rle:
-        raise InputError(
-            f"{what}: an RLE needs 'size': [height, width] and 'counts', got {type(rle).__name__}"
-        )
-    if _rle_size(rle, what) != size:
-        raise InputError(
-            f"{what}: RLE of size {list(rle['size'])} [h, w], the picture is {[size[1], size[0]]}"
-        )
-    counts = rle["counts"]
-    try:
-        runs = _rle.decompress(counts) if isinstance(counts, str | bytes) else counts
-        clean = _rle.canonical(runs, size[0] * size[1])
-    except InputError as e:
-        raise InputError(f"{what}: {e}") from e
-    return _Mask(size, counts=clean) if len(clean) > 1 else None
-
-
-def _from_polygons(
-    polygons: Sequence[npt.ArrayLike] | None, size: tuple[int, int], what: str
-) -> _Mask | None:
-    if polygons is None or len(polygons) == 0:
-        return None
-    if isinstance(polygons[0], int | float | np.number):
-        polygons = [polygons]  # one polygon instead of a list of one
-    shapes = []
-    for k, polygon in enumerate(polygons):
-        try:
-            p = np.asarray(polygon, np.float64)
-        except (TypeError, ValueError) as e:
-            raise InputError(f"{what}: polygon {k} is not a list of numbers: {e}") from e
-        if p.ndim == 1 and len(p) % 2 == 0:
-            p = p.reshape(-1, 2)
-        if p.ndim != 2 or p.shape[1] != 2 or len(p) < 3:
-            raise InputError(f"{what}: polygon {k} needs at least 3 points x, y; got shape {p.shape}")
-        if not np.isfinite(p).all() or np.abs(p).max() > 1e6:
-            raise InputError(
-                f"{what}: polygon {k} has coordinates that are not finite or beyond a million px"
-            )
-        shapes.append(p)
-    try:
-        return _drawn(shapes, size)
-    except InputError as e:
-        raise InputError(f"{what}: {e}") from e
-
-
-def _drawn(shapes: Sequence[npt.NDArray[np.float64]], size: tuple[int, int]) -> _Mask | None:
-    if not shapes:
-        return None
-    counts = _rle.union([_rle.from_polygon(p, size) for p in shapes], size[0] * size[1])
-    return _Mask(size, counts=counts, polygons=tuple(shapes)) if len(counts) > 1 else None
-
-
-def _from_any(mask: Any, size: tuple[int, int], what: str) -> _Mask | None:
+def _from_any(mask: Any, size: tuple[int, int], what: str) -> _mask.Mask | None:
     if mask is None:
         return None
     if isinstance(mask, Masks):
@@ -465,16 +368,16 @@ def _from_any(mask: Any, size: tuple[int, int], what: str) -> _Mask | None:
             raise InputError(f"{what}: expected one mask of size {size}, got {mask!r}")
         return mask._items[0]
     if isinstance(mask, Mapping):
-        return _from_rle(mask, size, what)
+        return _mask.from_rle(mask, size, what)
     if (
         isinstance(mask, np.ndarray)
         and mask.shape != (size[1], size[0])
         and mask.ndim == 2
         and mask.shape[1] == 2
     ):
-        return _from_polygons([mask], size, what)
+        return _mask.from_polygons([mask], size, what)
     if isinstance(mask, np.ndarray) and mask.dtype != object and mask.ndim == 2:
-        return _from_bitmap(mask, size, what)
+        return _mask.from_bitmap(mask, size, what)
     if isinstance(mask, list | tuple | np.ndarray):
-        return _from_polygons(mask, size, what)
+        return _mask.from_polygons(mask, size, what)
     raise InputError(f"{what}: expected an (H, W) array, an RLE, polygons or None, got {type(mask).__name__}")

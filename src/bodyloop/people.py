@@ -1,10 +1,10 @@
 """People: N people in one picture, the one type that flows through everything.
 
-A struct of aligned arrays with K keypoints a person. What was not estimated is None; what is not available for
-one person or keypoint is NaN; there are no stand-in values. Coordinates are pixels of the picture as read and
-may lie outside of it. Arrays are read-only and their shapes are checked once, here, so that nothing after it has
-to. A step that adds something makes new People by `replace`. Files and other packages' types are left to
-`bodyloop.storage` and `bodyloop.interop`, probability maps to `bodyloop.maps`.
+A struct of aligned arrays with K keypoints a person. What was not estimated is None; what is not available
+for one person or keypoint is NaN; there are no stand-in values. Coordinates are pixels of the picture as read
+and may lie outside of it. Arrays are read-only and their shapes are checked once, here, so that nothing after
+it has to. A step that adds something makes new People by `replace`. Files and other packages' types are left
+to `bodyloop.storage` and `bodyloop.interop`, probability maps to `bodyloop.maps`.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from bodyloop._mask import as_size
 from bodyloop.errors import InputError
 from bodyloop.images import Source
-from bodyloop.masks import Index, Masks, _as_size, chosen
+from bodyloop.masks import Index, Masks, chosen
 from bodyloop.skeletons import Skeleton
 
 if TYPE_CHECKING:
     import supervision
 
-    from bodyloop.maps import ProbabilityMaps
+    from bodyloop.maps import Moments, ProbabilityMaps, Region
 
 Floats = npt.NDArray[np.float32]
 
@@ -123,7 +124,7 @@ class People:
     def __post_init__(self) -> None:
         put: Callable[[str, object], None] = lambda k, v: object.__setattr__(self, k, v)  # noqa: E731
         try:
-            put("image_size", _as_size(self.image_size))
+            put("image_size", as_size(self.image_size))
         except InputError as e:
             raise InputError(f"People.image_size: {e}") from e
         letters: dict[str, tuple[int, str]] = {}
@@ -262,11 +263,51 @@ class People:
             return self.skeleton.index(keypoint)
         return int(keypoint)
 
-    def _map_layer(self) -> ProbabilityMaps:
-        if self.maps is None:
+    # probability maps
+
+    def region(self, i: int, keypoint: str | int, mass: float = 0.95) -> Region:
+        """The smallest region that holds ``mass`` of the map of one keypoint of person ``i``, in image px.
+
+        It says where the keypoint is if it lies in the window; ``presence`` says whether it does.
+
+        Raises:
+            InputError: no maps, or none of this keypoint.
+        """
+        from bodyloop.maps import region
+
+        return region(self._some_maps().widest, i, self.keypoint_index(keypoint), mass)
+
+    def probability(self, i: int, keypoint: str | int, zone: object) -> float:
+        """Probability that a keypoint of person ``i`` lies in a zone: presence times the map's share there.
+
+        Args:
+            zone: a box ``x1 y1 x2 y2``, polygons, a bitmap (H, W), a Masks of one person, a region or a
+                function of points, all in image px.
+
+        Raises:
+            InputError: no maps or no presence, or a zone of another kind.
+        """
+        from bodyloop.maps import probability_in
+
+        if self.presence is None:
             raise InputError(
-                "these people have no probability maps; ask for them with maps=True when predicting"
+                "probability: this model says nothing of presence; see bodyloop.maps.probability_in"
             )
+        if isinstance(zone, Masks):
+            zone = zone.union()
+        k = self.keypoint_index(keypoint)
+        share = probability_in(self._some_maps()[i], zone)
+        return float(share[0, k] * self.presence[i, k])
+
+    def moments(self) -> Moments:
+        """Mean, covariance, entropy and mass of all maps (of the double map: the outer one) in image px."""
+        from bodyloop.maps import layer_moments
+
+        return layer_moments(self._some_maps().widest)
+
+    def _some_maps(self) -> ProbabilityMaps:
+        if self.maps is None:
+            raise InputError("these people have no probability maps; ask for them when predicting")
         return self.maps
 
     # files and other packages
@@ -290,7 +331,7 @@ class People:
 
         return from_coco(items, image_size, skeleton, source)
 
-    def to_supervision(self) -> tuple[supervision.KeyPoints, supervision.Detections]:
+    def to_supervision(self) -> tuple[supervision.KeyPoints | None, supervision.Detections | None]:
         """supervision's keypoints and detections; see `bodyloop.interop.to_supervision`."""
         from bodyloop.interop import to_supervision
 
@@ -350,7 +391,7 @@ def _checked(
     dtype: type[np.generic],
     letters: dict[str, tuple[int, str]],
 ) -> npt.NDArray[Any]:
-    """``value`` as a read-only array of the dtype, its shape held to the letters; no copy where none is needed."""
+    """``value`` as a read-only array of the dtype, its shape held to the letters; copied if it must be."""
     wanted = f"({', '.join(str(s) for s in shape)}{',' if len(shape) == 1 else ''})"
     try:
         a = np.asarray(value)
@@ -372,7 +413,7 @@ def _checked(
 
 def _column(name: str, value: object, letters: dict[str, tuple[int, str]]) -> npt.NDArray[Any]:
     a = np.asarray(value)
-    if a.ndim < 1 or a.dtype == object:
+    if a.ndim < 1 or a.dtype.hasobject:
         raise InputError(
             f"People.extra[{name!r}]: expected an array with one entry a person, got {a.dtype} {a.shape}"
         )
