@@ -111,11 +111,12 @@ def _short(value: object) -> str:
 
 
 def to_table(value: object, special: Mapping[type, Writer] | None = None) -> dict[str, object]:
-    """The table that `read_table` reads back to ``value``; keys with None are left out."""
+    """The table that `read_table` reads back to ``value``; None, empty texts and empty lists are left out
+    where that is their default."""
     out: dict[str, object] = {}
     for f in dataclasses.fields(value):  # type: ignore[arg-type]
         v = getattr(value, f.name)
-        if v is not None:
+        if v is not None and not (v in ("", ()) and f.default == v):
             out[f.name] = _plain(v, special or {})
     return out
 

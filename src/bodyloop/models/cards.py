@@ -164,6 +164,7 @@ class WeightsFile:
         revision: commit, tag or branch there.
         size_bytes: roughly, from the state dict; for messages, never to refuse a file.
         sha256: of the file, once known; a file that differs is refused.
+        expert: of a mixture of experts, the one that is folded in; None for other weights.
     """
 
     file: str
@@ -172,6 +173,7 @@ class WeightsFile:
     revision: str = "main"
     size_bytes: int | None = None
     sha256: str | None = None
+    expert: int | None = None
 
     def __post_init__(self) -> None:
         _require(
@@ -189,6 +191,8 @@ class WeightsFile:
         )
         if self.size_bytes is not None:
             _require(self.size_bytes > 0, f"size_bytes must be positive, got {self.size_bytes}")
+        if self.expert is not None:
+            _require(0 <= self.expert < 64, f"expert must lie in 0..63, got {self.expert}")
         if self.sha256 is not None:
             _require(_SHA256.fullmatch(self.sha256) is not None, "sha256 must be 64 lower-case hex digits")
 

@@ -139,7 +139,7 @@ def recognise(state: Mapping[str, Array], *, experts: bool = False) -> Signature
 
 
 def strip_prefix(state: Mapping[str, Array]) -> StateDict:
-    """Without the prefixes that wrappers leave (``module.``, ``_orig_mod.``, ``model.``), if all have them."""
+    """Without the prefixes of wrappers (``module.``, ``_orig_mod.``, ``model.``) that all names share."""
     out = dict(state)
     again = bool(out)
     while again:
