@@ -1,7 +1,7 @@
 """Switches that repeat what the published implementation does where bodyloop does otherwise.
 
-All are off by default. They exist so that published numbers can be reproduced; a switch repeats numbers, never
-a crash. Section numbers are those of the reference description in the parity fixtures.
+All are off by default. They exist so that published numbers can be reproduced; a switch repeats numbers,
+never a crash.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ class Parity:
     """One switch a quirk.
 
     Attributes:
-        mask_detour: bitmap masks are drawn anew from their outer contours (2.4): holes are filled, specks and a
-            rim are lost.
-        unbounded_dark_step: the DARK-UDP decoder's sub-pixel step may be any length (6.2).
-        opencv4_warp: crops by the fixed-point arithmetic of OpenCV 4 (2.6), whatever OpenCV is installed.
+        mask_detour: masks are drawn anew from their outer contours: holes are filled, specks and a rim lost.
+        unbounded_dark_step: the DARK-UDP decoder's sub-pixel step may have any length.
+        opencv4_warp: crops by the fixed-point arithmetic of OpenCV 4, whatever OpenCV is installed.
     """
 
     mask_detour: bool = False

@@ -1,0 +1,231 @@
+"""The few functions most people need: load a model, predict one picture or many.
+
+Loaded networks are kept (a handful, the least recently used goes first) and shared between threads; a file
+that changes on disk is loaded anew. What a model is (name, file, repository) the registry knows, how it runs
+the engines, what comes out the roles; here they are only put together.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+
+from bodyloop.errors import InputError, MissingDependency
+from bodyloop.images import Image, Order
+from bodyloop.models.cards import Card
+from bodyloop.models.registry import resolve
+from bodyloop.people import People
+from bodyloop.pose.estimator import Asked, OnePicture, PoseModel
+from bodyloop.pose.inference import PoseOptions
+from bodyloop.roles import Detector
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from bodyloop.engines import Engine
+
+DEFAULT_POSE = "pmpose-n"  # in the wheel
+DEFAULT_DETECTOR = "rtmdet-n"  # in the wheel
+KEPT = 4  # networks kept in memory
+
+Precision = Literal["fp32", "bf16", "fp16"]
+T = TypeVar("T")
+
+
+class _Cache:
+    """Values by key, made once even if several threads ask at the same time."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._values: OrderedDict[Hashable, Any] = OrderedDict()
+        self._making: dict[Hashable, threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        with self._lock:
+            making = self._making.setdefault(key, threading.Lock())
+        with making:  # other keys go on meanwhile
+            with self._lock:
+                if key in self._values:
+                    self._values.move_to_end(key)
+                    return self._values[key]  # type: ignore[no-any-return]
+            value = make()
+            with self._lock:
+                self._values[key] = value
+                while len(self._values) > self._size:
+                    self._values.popitem(last=False)
+                self._making = {k: m for k, m in self._making.items() if m.locked()}
+            return value
+
+    def clear(self) -> None:
+        with self._lock:
+            self._values.clear()
+
+
+_engines = _Cache(KEPT)
+
+
+def clear_models() -> None:
+    """Let go of all networks that are kept in memory."""
+    _engines.clear()
+
+
+def load_pose(
+    model: str | Path | Card = DEFAULT_POSE,
+    *,
+    device: str = "cpu",
+    card: str | Path | Card | None = None,
+    dtype: Precision = "fp32",
+    compile: bool = False,
+    threads: int | None = None,
+    detector: str | Path | Detector | None = DEFAULT_DETECTOR,
+    options: PoseOptions | None = None,
+) -> PoseModel:
+    """Load a pose model.
+
+    Args:
+        model: a name ("pmpose-n", "pmpose-b", ...), a file (.onnx, .safetensors, .pth) or a hub id.
+        device: "cpu", "cuda", "mps", or for ONNX files the name of an execution provider. One that is not
+            there is an error.
+        card: what a bare weight file is, if it fits several models.
+        dtype, compile: of torch networks.
+        threads: inside one call, for ONNX files.
+        detector: a detector, or the name of one that is loaded when somebody is to be found; None: none.
+        options: defaults of its predictions.
+
+    Raises:
+        ModelError: an unknown model, or weights that do not fit.
+        FileError: a file cannot be read.
+        MissingDependency: torch, or the device, is not there.
+    """
+    found, path = resolve(model, card)
+    engine = _engine(found, path, device, dtype, compile, threads)
+    finder: Detector | Callable[[], Detector] | None
+    if isinstance(detector, str | Path):
+        name = detector
+        finder = lambda: load_detector(name)  # noqa: E731
+    else:
+        finder = detector
+    return PoseModel(engine, found, detector=finder, options=options)
+
+
+def load_detector(
+    model: str | Path | Card = DEFAULT_DETECTOR,
+    *,
+    device: str = "cpu",
+    card: str | Path | Card | None = None,
+    threads: int | None = None,
+    score_threshold: float | None = None,
+) -> Detector:
+    """Load a person detector: a name, an ONNX file or a hub id.
+
+    Args:
+        score_threshold: instead of the card's.
+
+    Raises:
+        ModelError, FileError, MissingDependency: as `load_pose`.
+    """
+    from bodyloop.detect.rtmdet import RTMDetDetector
+
+    found, path = resolve(model, card)
+    engine = _engine(found, path, device, "fp32", False, threads)
+    return RTMDetDetector.from_card(engine, found, score_threshold=score_threshold)
+
+
+@overload
+def predict(
+    images: list[Any] | tuple[Any, ...],
+    boxes: Any = None,
+    masks: Any = None,
+    *,
+    model: str | Path | Card | PoseModel = DEFAULT_POSE,
+    device: str = "cpu",
+    **asked: Unpack[Asked],
+) -> list[People]: ...
+@overload
+def predict(
+    images: OnePicture,
+    boxes: Any = None,
+    masks: Any = None,
+    *,
+    model: str | Path | Card | PoseModel = DEFAULT_POSE,
+    device: str = "cpu",
+    **asked: Unpack[Asked],
+) -> People: ...
+def predict(
+    images: Any,
+    boxes: Any = None,
+    masks: Any = None,
+    *,
+    model: str | Path | Card | PoseModel = DEFAULT_POSE,
+    device: str = "cpu",
+    **asked: Any,
+) -> People | list[People]:
+    """People with poses in a picture, or in each of several; by default with the models in the package.
+
+    Args:
+        images: a path, an array (H, W, 3) uint8 RGB, an `Image`, or a list or tuple of such.
+        boxes, masks: whose pose; without them a detector finds people. See `PoseModel.predict`.
+        model: a pose model or its name.
+        device: see `load_pose`.
+        asked: ``flip``, ``maps``, ``features``, ``detector``, ``order`` ...: see `PoseModel.predict`.
+
+    Returns: People for one picture, a list of People for a list or tuple.
+    """
+    found: People | list[People] = _pose(model, device).predict(images, boxes, masks, **asked)
+    return found
+
+
+def stream(
+    images: Iterable[Any],
+    *,
+    model: str | Path | Card | PoseModel = DEFAULT_POSE,
+    device: str = "cpu",
+    detector: Detector | None = None,
+    order: Order = "rgb",
+) -> Iterator[tuple[Image, People]]:
+    """(Image, People) of each picture of an iterable, in order, in bounded memory: for folders and videos."""
+    return _pose(model, device).stream(images, detector=detector, order=order)
+
+
+def _pose(model: str | Path | Card | PoseModel, device: str) -> PoseModel:
+    return model if isinstance(model, PoseModel) else load_pose(model, device=device)
+
+
+def _engine(
+    card: Card, path: Path, device: str, dtype: Precision, compile: bool, threads: int | None
+) -> Engine:
+    """The network behind a file, made once for each way of running it."""
+    onnx = path.suffix.lower() == ".onnx"
+    if onnx and (dtype != "fp32" or compile):
+        raise InputError(f"{path.name}: dtype and compile are for torch weights; an ONNX file has its own")
+    if threads is not None and not onnx:
+        raise InputError(f"{path.name}: threads is for ONNX files; for torch use torch.set_num_threads")
+    stat = path.stat()
+    stamp = (str(path.resolve()), stat.st_mtime_ns, stat.st_size)
+    key = (stamp, card, device, dtype, compile, threads)
+    if onnx:
+        return _engines.get(key, lambda: _onnx(path, device, threads))
+    return _engines.get(key, lambda: _torch(card, path, device, dtype, compile))
+
+
+def _onnx(path: Path, device: str, threads: int | None) -> Engine:
+    from bodyloop.engines.onnx import OnnxEngine
+
+    providers = [device] if device == "cpu" else [device, "cpu"]  # what the device cannot do the CPU does
+    return OnnxEngine(path, providers=providers, threads=threads)
+
+
+def _torch(card: Card, path: Path, device: str, dtype: Precision, compile: bool) -> Engine:
+    try:
+        from bodyloop.engines.torch import TorchEngine
+    except ImportError as e:
+        raise MissingDependency(f"{path.name} needs torch; pip install 'bodyloop[torch]'") from e
+    from bodyloop.models.build import load_network
+    from bodyloop.models.export import pose_function
+
+    function = pose_function(load_network(card, path), card)
+    return TorchEngine(function, device=device, dtype=dtype, compile=compile)

@@ -1,0 +1,67 @@
+"""From a card and its weight file to a torch network.
+
+Which class of `bodyloop.nn` an architecture's name means is written here and nowhere else; torch is imported
+only when a network is built.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from bodyloop.errors import MissingDependency, ModelError
+from bodyloop.models.cards import Card
+from bodyloop.models.checkpoints import load_into, prepare, read_checkpoint
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bodyloop.nn.topdown import HeadKind
+
+SMALL = "pmpose-n"
+
+
+def build_network(card: Card, *, meta: bool = False) -> nn.Module:
+    """The card's pose network with starting values.
+
+    Args:
+        meta: lay it out without memory, for weights to be put into it.
+
+    Raises:
+        ModelError: no such architecture or head, or not a pose model.
+        MissingDependency: torch is missing.
+    """
+    try:
+        import torch
+    except ImportError as e:
+        raise MissingDependency(
+            f"{card.name} is a torch network and torch is missing; pip install 'bodyloop[torch]'"
+        ) from e
+    if card.kind != "pose" or card.head is None:
+        raise ModelError(f"card {card.name!r} is of a {card.kind}, not of a pose model")
+    if card.architecture == SMALL:
+        from bodyloop.nn.small import SmallPose
+
+        return SmallPose(card.num_keypoints)
+    from bodyloop.nn.topdown import build_pose
+
+    head = cast("HeadKind", card.head)  # an unknown one is refused by name
+    if not meta:
+        return build_pose(card.architecture, card.num_keypoints, head)
+    with torch.device("meta"):
+        return build_pose(card.architecture, card.num_keypoints, head)
+
+
+def load_network(card: Card, path: str | Path) -> nn.Module:
+    """The card's pose network with the weights of a file (.pth, .safetensors), in evaluation mode.
+
+    Raises:
+        ModelError: the file does not fit; every missing, unexpected or mis-shaped tensor is named.
+        FileError: it cannot be read.
+        MissingDependency: torch is missing.
+    """
+    network = build_network(card, meta=True)
+    checkpoint = read_checkpoint(path)
+    state = checkpoint.state if card.architecture == SMALL else prepare(checkpoint, card)
+    load_into(network, state, where=str(path))
+    return network.eval()
