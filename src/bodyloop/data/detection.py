@@ -1,9 +1,10 @@
-"""Pictures with boxes for training a person detector: reading, and augmentation by scale, crop, mosaic, flip, HSV.
+"""Photos with boxes for training a detector: reading, and augmentation by scale, crop, mosaic, flip, HSV.
 
 The idea: one operation, `paste`, puts a scaled and flipped piece of a photo into a rectangle of the canvas; a
-plain sample is one such rectangle, a mosaic four. Boxes follow their photo. What is neither person nor surely
-background travels along as *ignore boxes*: crowd regions, persons of whom little is left in the crop, and whole
-rectangles whose photo is not completely labelled. Which cells of the network they silence is the task's matter.
+plain sample is one such rectangle, a mosaic four. Boxes follow their photo. What is neither person nor
+surely background travels along as *ignore boxes*: crowd regions, persons of whom little is left in the crop,
+and whole rectangles whose photo is not completely labelled. Which cells of the network they silence is the
+task's matter.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ class Augmentation:
     Attributes:
         size: side of the square canvas, px.
         scale: range for a single photo; mosaic_scale: for each of a mosaic's four.
-        mosaic, flip: probabilities. hue, saturation, value: largest shifts, each applied with probability 1/2.
+        mosaic, flip: probabilities.
+        hue, saturation, value: largest shifts, each applied with probability 1/2.
     """
 
     size: int = 320
@@ -107,7 +109,8 @@ def _photo(folder: Path, image: dict[str, Any], annotations: Sequence[dict[str, 
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise ValueError(f"file_name {name!r} leaves the folder of the data set")
     size = np.array([image["width"], image["height"]] * 2, np.float32)
-    person, ignore = [], []
+    person: list[list[float]] = []
+    ignore: list[list[float]] = []
     for a in annotations:
         x, y, w, h = (float(v) for v in a["bbox"])
         if w > 0 and h > 0:
@@ -187,11 +190,11 @@ def paste(
         b = boxes - np.tile(start, 2).astype(np.float32)
         if flip:
             b[:, [0, 2]] = window[0] - b[:, [2, 0]]
-        return (b * scale + np.tile(at, 2)).astype(np.float32)
+        return np.asarray(b * scale + np.tile(at, 2), np.float32)
 
     boxes, unclear = _clip(move(photo.boxes), limits)
     crowds, _ = _clip(move(photo.ignore), limits, keep_all=True)
-    whole = _boxes([] if photo.complete else [limits])
+    whole = _boxes([] if photo.complete else [limits.tolist()])
     return boxes, np.concatenate([unclear, crowds, whole])
 
 
@@ -216,25 +219,13 @@ def _jitter(image: Pixels, augmentation: Augmentation, rng: np.random.Generator)
         return
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
     levels = np.arange(256)
-    tables = [(levels + shift[0]) % 180, np.clip(levels + shift[1], 0, 255), np.clip(levels + shift[2], 0, 255)]
+    tables = [
+        (levels + shift[0]) % 180,
+        np.clip(levels + shift[1], 0, 255),
+        np.clip(levels + shift[2], 0, 255),
+    ]
     hsv = cv2.LUT(hsv, np.stack(tables, axis=-1).astype(np.uint8)[None])
     image[:] = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
-
-
-def letterbox(image: Pixels, size: int) -> tuple[Pixels, float]:
-    """A photo shrunk or enlarged so that its longer side is ``size``, at the top left of a grey square.
-
-    Returns the (size, size, 3) canvas and the factor from photo px to canvas px.
-    """
-    import cv2
-
-    h, w = image.shape[:2]
-    factor = size / max(h, w)
-    new = (max(1, round(w * factor)), max(1, round(h * factor)))
-    canvas = np.full((size, size, 3), PAD, np.uint8)
-    interpolation = cv2.INTER_AREA if factor < 0.7 else cv2.INTER_LINEAR
-    canvas[: new[1], : new[0]] = cv2.resize(image, new, interpolation=interpolation)
-    return canvas, factor
 
 
 def parse_sources(sources: Sequence[str]) -> dict[str, float]:

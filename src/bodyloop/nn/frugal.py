@@ -4,13 +4,14 @@ Three things cost most there and need not. PyTorch's backward of depthwise convo
 slower than the forward (strided or 5x5, bf16), although its data gradient is itself a depthwise convolution.
 Batch norms of a pretrained backbone are read, written and differentiated although their statistics hardly
 change; with fixed statistics a norm is a factor and a shift that the convolution can take along. And the
-backward of ReLU6 is not vectorised. `make_frugal` swaps these modules in place; parameters, their names and the
-function in evaluation stay the same, so a state dict goes into the plain network afterwards.
+backward of ReLU6 is not vectorised. `make_frugal` swaps these modules in place; parameters, their names and
+the function in evaluation stay the same, so a state dict goes into the plain network afterwards.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -73,7 +74,9 @@ class FrugalReLU6(nn.Module):
     """ReLU6 with a vectorised backward."""
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = _ReLU6.apply(x) if torch.is_grad_enabled() and x.requires_grad else x.clamp(0, 6)
+        if not (torch.is_grad_enabled() and x.requires_grad):
+            return x.clamp(0, 6)
+        out: Tensor = _ReLU6.apply(x)  # type: ignore[no-untyped-call]
         return out
 
 
@@ -86,7 +89,7 @@ class FrugalConv2d(nn.Conv2d):
         weight, shift = self.weight, self.bias
         if self.norm_:
             norm = self.norm_[0]
-            factor = norm.weight * torch.rsqrt(norm.running_var + norm.eps)  # type: ignore[operator]
+            factor = norm.weight * torch.rsqrt(norm.running_var + norm.eps)  # type: ignore[operator,arg-type]
             weight = weight * factor[:, None, None, None]
             shift = norm.bias - norm.running_mean * factor  # type: ignore[operator]
         if self.groups == 1 or not torch.is_grad_enabled():
@@ -94,7 +97,7 @@ class FrugalConv2d(nn.Conv2d):
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
             x, weight = x.to(dtype), weight.to(dtype)
-        y: Tensor = _DepthwiseConv.apply(x, weight, self.stride[0])
+        y: Tensor = _DepthwiseConv.apply(x, weight, self.stride[0])  # type: ignore[no-untyped-call]
         return y if shift is None else y + shift.to(y.dtype)[:, None, None]
 
 
@@ -129,7 +132,7 @@ def _fold_norms(part: nn.Module) -> None:
         if not isinstance(parent, nn.Sequential):
             continue
         children = list(parent.children())
-        for conv, norm in zip(children, children[1:], strict=False):
+        for conv, norm in pairwise(children):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 # other class, same object: parameters keep their names and an optimiser its references
                 conv.__class__ = FrugalConv2d

@@ -31,7 +31,7 @@ Distances = Literal["exp", "linear", "relu"]
 
 
 class CSPNeXtPAFPN(nn.Module):
-    """Feature pyramid: maps of ``channels`` at strides 8, 16, 32, mixed downwards, then upwards, to ``width``."""
+    """Feature pyramid: maps of ``channels`` at strides 8, 16, 32, mixed down, then up, to ``width``."""
 
     def __init__(
         self, channels: Sequence[int], width: int, blocks: int, activation: Activation = nn.SiLU
@@ -105,8 +105,8 @@ class RTMDetHead(nn.Module):
             if isinstance(m, nn.Conv2d):
                 nn.init.normal_(m.weight, std=0.01)
         for cls, reg in zip(self.rtm_cls, self.rtm_reg, strict=True):
-            nn.init.constant_(cls.bias, -math.log(99.0))  # every prior starts at 1 %
-            nn.init.constant_(reg.bias, distance_bias)
+            nn.init.constant_(cls.get_parameter("bias"), -math.log(99.0))  # every prior starts at 1 %
+            nn.init.constant_(reg.get_parameter("bias"), distance_bias)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         logits, distances = [], []
@@ -219,3 +219,54 @@ def make_priors(height: int, width: int, device: torch.device | None = None) -> 
 def decode(points: Tensor, distances: Tensor) -> Tensor:
     """Boxes (..., P, 4) ``x1 y1 x2 y2`` in input px from priors (P, 2) and distances (..., P, 4)."""
     return torch.cat([points - distances[..., :2], points + distances[..., 2:]], dim=-1)
+
+
+class DetectorFunction(nn.Module):
+    """From bytes to boxes: what engines run and what an export writes.
+
+    ========  =====================================================================
+    "boxes"   (B, P, 4) ``x1 y1 x2 y2`` in input px, unclipped
+    "scores"  (B, P, C) after the sigmoid
+    ========  =====================================================================
+
+    Args:
+        network: an `RTMDet`.
+        size: (width, height) of the input, multiples of 32.
+        mean, std: of the channels in RGB order, on 0..255 values.
+        bgr: the network was trained on blue, green, red.
+    """
+
+    inputs = ("images",)
+    outputs = ("boxes", "scores")
+
+    def __init__(
+        self,
+        network: nn.Module,
+        size: tuple[int, int],
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        bgr: bool = False,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.size = size
+        self.bgr = bgr
+        self.register_buffer("mean", torch.tensor(tuple(mean)).reshape(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(tuple(std)).reshape(1, 3, 1, 1), persistent=False)
+        self.register_buffer("points", make_priors(size[1], size[0])[0], persistent=False)
+
+    mean: Tensor
+    std: Tensor
+    points: Tensor
+
+    def blank(self, batch: int = 1) -> dict[str, Tensor]:
+        """Black pictures."""
+        return {"images": torch.zeros(batch, self.size[1], self.size[0], 3, dtype=torch.uint8)}
+
+    def forward(self, images: Tensor, outputs: Sequence[str] = outputs) -> dict[str, Tensor]:
+        """Pictures (B, h, w, 3) uint8 RGB to the outputs asked for."""
+        x = (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        logits, distances = self.network(x.flip(1) if self.bgr else x)
+        out = {"boxes": decode(self.points, distances), "scores": logits.sigmoid()}
+        return {n: out[n] for n in outputs}

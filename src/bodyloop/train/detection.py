@@ -1,9 +1,9 @@
 """Training of person detectors: which cell answers for which person, the losses, and the task for the loop.
 
 A *prior* is a cell of one of the three grids. The dynamic soft label assignment lets the network's own
-predictions decide: for each person the cells whose boxes already fit best and whose score is nearest to that fit
-become positive, as many as there are well-fitting ones; the score they must learn is the IoU of their box. All
-other cells must say 0, unless they lie in an ignore box.
+predictions decide: for each person the cells whose boxes already fit best and whose score is nearest to that
+fit become positive, as many as there are well-fitting ones; the score they must learn is the IoU of their
+box. All other cells must say 0, unless they lie in an ignore box.
 
 Source: RTMDet (Lyu et al., 2022), assigner and losses of its boxes-only configurations.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bodyloop.data.detection import Augmentation, Photo, letterbox, parse_sources, read_photos, sample
-from bodyloop.detect.suppress import suppress
+from bodyloop.data.detection import Augmentation, parse_sources, read_photos, sample
+from bodyloop.detect.rtmdet import RTMDetDetector
+from bodyloop.engines import Array
 from bodyloop.errors import ConfigError
+from bodyloop.geometry import boxes_to_xywh
+from bodyloop.images import read
+from bodyloop.models.cards import Detection, Preprocess
 from bodyloop.nn.efficientnet import MEAN, STD
 from bodyloop.nn.frugal import make_frugal
-from bodyloop.nn.rtmdet import decode, make_priors, rtmdet_n
+from bodyloop.nn.rtmdet import DetectorFunction, decode, make_priors, rtmdet_n
+from bodyloop.roles import Detector
 from bodyloop.train.config import TrainConfig, read_options
 
 CANDIDATES = 13  # best IoUs of a person that decide how many cells answer for it
@@ -62,14 +67,14 @@ def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
 
 @torch.no_grad()
 def assign(
-    points: Tensor, strides: Tensor, predicted: Tensor, logits: Tensor, boxes: Tensor
+    points: Tensor, strides: Tensor, predicted: Tensor, logits: Tensor, boxes: Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Dynamic soft label assignment of one picture, one class.
+    """Dynamic soft label assignment of one picture.
 
     Args:
-        points: (P, 2) priors. strides: (P,). predicted: (P, 4) decoded boxes. logits: (P,).
-        boxes: (G, 4) true boxes; all in input px.
-    Returns: owner (P,) int64, the person a prior answers for or -1; metric (P,) its IoU with that person, else 0.
+        points: (P, 2) priors. strides: (P,). predicted: (P, 4) decoded boxes. logits: (P, C).
+        boxes: (G, 4) true boxes; all in input px. labels: (G,) int64, their classes.
+    Returns: owner (P,) int64, the person a prior answers for or -1; metric (P,), its IoU with that one or 0.
     """
     owner = torch.full((len(points),), -1, dtype=torch.int64, device=points.device)
     metric = torch.zeros(len(points), device=points.device)
@@ -80,7 +85,7 @@ def assign(
     if not len(inside):
         return owner, metric
     iou = pairwise_iou(predicted[inside], boxes)
-    cost = _cost(points[inside], strides[inside], logits[inside], iou, boxes)
+    cost = _cost(points[inside], strides[inside], logits[inside], iou, boxes, labels)
     chosen = torch.zeros_like(iou, dtype=torch.bool)
     best = iou.topk(min(CANDIDATES, len(inside)), dim=0).values
     counts = best.sum(dim=0).int().clamp(min=1).tolist()
@@ -94,13 +99,16 @@ def assign(
     return owner, metric
 
 
-def _cost(points: Tensor, strides: Tensor, logits: Tensor, iou: Tensor, boxes: Tensor) -> Tensor:
+def _cost(
+    points: Tensor, strides: Tensor, logits: Tensor, iou: Tensor, boxes: Tensor, labels: Tensor
+) -> Tensor:
     """(V, G): soft centre prior, -3 ln IoU, and the classification loss against the IoU as soft label."""
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     distance = (points[:, None] - centre[None]).norm(dim=-1) / strides[:, None]
-    z = logits[:, None].expand_as(iou)
-    quality = F.binary_cross_entropy_with_logits(z, iou, reduction="none") * (iou - z.sigmoid()).abs() ** 2
-    return 10.0 ** (distance - CENTRE_RADIUS) - IOU_WEIGHT * (iou + 1e-7).log() + quality
+    target = F.one_hot(labels, logits.shape[1]) * iou[..., None]
+    quality = quality_focal(logits[:, None].expand_as(target), target).sum(dim=-1)
+    off_centre: Tensor = 10.0 ** (distance - CENTRE_RADIUS)
+    return off_centre - IOU_WEIGHT * (iou + 1e-7).log() + quality
 
 
 def giou(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
@@ -131,22 +139,27 @@ def detection_losses(
     boxes: list[Tensor],
     ignore: list[Tensor],
     size: tuple[int, int],
+    labels: list[Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Classification and box loss of a batch, one class.
+    """Classification and box loss of a batch.
 
     Args:
-        logits: (B, P, 1). distances: (B, P, 4). boxes, ignore: per picture (N, 4), (M, 4) input px.
-        size: (height, width) of the input.
+        logits: (B, P, C). distances: (B, P, 4). boxes, ignore: per picture (N, 4), (M, 4) input px.
+        size: (height, width) of the input. labels: per picture (N,) int64; None: all are class 0.
     """
+    if labels is None:
+        labels = [torch.zeros(len(b), dtype=torch.int64, device=b.device) for b in boxes]
     points, strides = make_priors(*size, device=logits.device)
     scores, targets, weights, errors, metrics = [], [], [], [], []
-    for z, d, truth, unclear in zip(logits[..., 0].float(), distances.float(), boxes, ignore, strict=True):
-        predicted = decode(points, d)
-        owner, metric = assign(points, strides, predicted, z, truth)
+    for i, (z, d) in enumerate(zip(logits.float(), distances.float(), strict=True)):
+        truth, predicted = boxes[i], decode(points, d)
+        owner, metric = assign(points, strides, predicted, z, truth, labels[i])
         positive = owner >= 0
+        target = torch.zeros_like(z)
+        target[positive, labels[i][owner[positive]]] = metric[positive]
         scores.append(z)
-        targets.append(metric)
-        weights.append((positive | ~inside_any(points, unclear)).float())
+        targets.append(target)
+        weights.append((positive | ~inside_any(points, ignore[i])).float()[:, None])
         errors.append(1 - giou(predicted[positive], truth[owner[positive]]))
         metrics.append(metric[positive])
     metric = torch.cat(metrics)
@@ -178,8 +191,6 @@ class DetectorTask:
             mosaic=self.options["mosaic"],
             scale=(self.options["scale_low"], self.options["scale_high"]),
         )
-        self._dev: list[Photo] | None = None
-        self._truth: dict[str, Any] = {}
 
     @property
     def model(self) -> nn.Module:
@@ -213,18 +224,17 @@ class DetectorTask:
         from bodyloop.eval import evaluate_boxes
 
         path = self.root / "coco" / "dev.json"
-        if self._dev is None:
-            self._dev = read_photos(path)
-            self._truth = json.loads(path.read_text(encoding="utf-8"))
-        ids = {i["file_name"]: i["id"] for i in self._truth["images"]}
-        results = []
-        for photo, boxes, scores in predict(model, self._dev, int(self.options["test_size"])):
-            for (x1, y1, x2, y2), score in zip(boxes.tolist(), scores.tolist(), strict=True):
-                row = {"image_id": ids[photo.name], "category_id": 1, "bbox": [x1, y1, x2 - x1, y2 - y1]}
-                results.append({**row, "score": score})
+        truth = json.loads(path.read_text(encoding="utf-8"))
+        size = int(self.options["test_size"])
+        detector = RTMDetDetector(
+            _Running(model, size),
+            Preprocess((size, size), mean=MEAN, std=STD, input="uint8-nhwc"),
+            Detection(score_threshold=SCORE_FLOOR, nms_iou=NMS_IOU),
+        )
+        results = [row for image in truth["images"] for row in _found(detector, path, image)]
         if not results:
             return {"score": 0.0}
-        report = evaluate_boxes(self._truth, results)
+        report = evaluate_boxes(truth, results)
         names = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "AR_100")
         return {"score": report.AP, **{n: round(float(getattr(report, n)), 4) for n in names}}
 
@@ -236,31 +246,44 @@ def normalise(images: Tensor) -> Tensor:
     return out
 
 
-@torch.no_grad()
-def predict(
-    model: nn.Module, photos: Sequence[Photo], size: int, batch: int = 8
-) -> Iterator[tuple[Photo, Floats, Floats]]:
-    """Boxes (N, 4) in photo px and scores (N,) of each photo, letterboxed to ``size`` px, best first."""
-    points, _ = make_priors(size, size)
-    for start in range(0, len(photos), batch):
-        part = photos[start : start + batch]
-        inputs = [letterbox(p.pixels(), size) for p in part]
-        images = torch.from_numpy(np.stack([canvas for canvas, _ in inputs]))
-        device = next(model.parameters()).device
-        with torch.autocast(device.type, dtype=torch.bfloat16):
-            logits, distances = model(normalise(images.to(device)))
-        boxes = decode(points, distances.float().cpu()).numpy()
-        scores = logits[..., 0].float().sigmoid().cpu().numpy()
-        for photo, (_, factor), b, s in zip(part, inputs, boxes, scores, strict=True):
-            limit = np.array([photo.width, photo.height] * 2, np.float32)
-            likely = s > SCORE_FLOOR
-            b, s = np.clip(b[likely] / factor, 0, limit), s[likely]
-            kept = suppress(b, s, NMS_IOU, limit=100)
-            yield photo, b[kept], s[kept]
+def _found(detector: Detector, annotations: Path, image: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A detector's answer to one image of a COCO file, as rows of a results file."""
+    photo = read(annotations.parent / "images" / image["file_name"], orient=False, id=image["id"])
+    (people,) = detector.detect([photo])
+    boxes, scores = people.boxes, people.scores
+    if boxes is None or scores is None:
+        return []
+    return [
+        {"image_id": image["id"], "category_id": 1, "bbox": box, "score": score}
+        for box, score in zip(boxes_to_xywh(boxes).tolist(), scores.tolist(), strict=True)
+    ]
+
+
+class _Running:
+    """The model as it is now as an engine, in bf16 where that is allowed; its parameters are not touched."""
+
+    outputs = DetectorFunction.outputs
+
+    def __init__(self, model: nn.Module, size: int) -> None:
+        self._device = next(model.parameters()).device
+        self._function = DetectorFunction(model, (size, size), mean=MEAN, std=STD).to(self._device)
+
+    @property
+    def device(self) -> str:
+        return str(self._device)
+
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        images = torch.from_numpy(inputs["images"]).to(self._device)
+        with torch.no_grad(), torch.autocast(self._device.type, dtype=torch.bfloat16):
+            out = self._function(images, outputs)
+        return {k: v.float().cpu().numpy() for k, v in out.items()}
+
+    def warm_up(self, outputs: Sequence[str] | None = None) -> None:
+        """Nothing to prepare."""
 
 
 def _fix(backbone: nn.Module, stages: int, train_depthwise: bool) -> None:
-    """Keep the pretrained values of the first stages, and of all depthwise filters unless they are to be trained."""
+    """Keep the pretrained values of the first stages, and of depthwise filters unless they are trained."""
     for name, p in backbone.named_parameters():
         early = name.startswith("stem.") or any(name.startswith(f"stages.{i}.") for i in range(stages))
         depthwise = "depthwise" in name or name.endswith("norm1.weight")
