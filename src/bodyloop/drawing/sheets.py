@@ -1,0 +1,256 @@
+"""Several pictures together: contact sheets and strips with captions, and moving pictures.
+
+Pictures come as `Picture`, `Image` or uint8 RGB arrays. On a sheet they are shrunk to a common cell and never
+enlarged (a strip brings them to one height). In a moving picture the photos lie still: frames are laid on
+each other by the photo's corner, however their sheets have grown.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bodyloop.drawing.canvas import Canvas, Sheet
+from bodyloop.drawing.palette import PAPER, PAPER_INK, WHITE
+from bodyloop.drawing.picture import Picture, write_whole
+from bodyloop.drawing.text import MIN_TEXT, clean, stamp, stencil
+from bodyloop.errors import FileError, InputError
+from bodyloop.images import Image, as_image
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
+
+Pixels = npt.NDArray[np.uint8]
+Like = Picture | Image | npt.NDArray[np.uint8]
+
+CELL = 480  # px: longer side of a picture on a sheet unless told otherwise
+MAX_SIDE = 20_000  # px of a cell or strip
+
+
+def contact_sheet(
+    pictures: Sequence[Like],
+    columns: int | None = None,
+    captions: Sequence[str] | None = None,
+    *,
+    cell: int | None = None,
+    title: str | None = None,
+) -> Picture:
+    """Pictures in rows of ``columns``, each with its caption below.
+
+    Args:
+        pictures: at least one; any sizes.
+        columns: pictures a row; by default such that the sheet is somewhat wider than high.
+        captions: one text a picture ("" for none); long ones are broken into lines.
+        cell: px that a picture's longer side may have; `CELL` by default.
+        title: a line above the sheet.
+
+    Raises:
+        InputError: no pictures, another count of captions, or numbers out of range.
+    """
+    shown = [_pixels(p) for p in _some(pictures)]
+    side = _whole("cell", CELL if cell is None else cell, MAX_SIDE)
+    count = (
+        _whole("columns", columns, 1000)
+        if columns is not None
+        else max(1, round(math.sqrt(1.4 * len(shown))))
+    )
+    small = [_shrunk(p, min(1.0, side / max(p.shape[:2]))) for p in shown]
+    return _arrange(small, min(count, len(small)), _texts(captions, len(small)), title)
+
+
+def strip(
+    pictures: Sequence[Like],
+    captions: Sequence[str] | None = None,
+    *,
+    height: int | None = None,
+    title: str | None = None,
+) -> Picture:
+    """Pictures in one row, all brought to the same height (the lowest picture's, at most `CELL`, by default).
+
+    Raises:
+        InputError: as `contact_sheet`.
+    """
+    shown = [_pixels(p) for p in _some(pictures)]
+    wanted = _whole(
+        "height", min(CELL, min(p.shape[0] for p in shown)) if height is None else height, MAX_SIDE
+    )
+    same = [_shrunk(p, wanted / p.shape[0]) for p in shown]
+    return _arrange(same, len(same), _texts(captions, len(same)), title)
+
+
+def animate(
+    pictures: Iterable[Like],
+    path: str | os.PathLike[str],
+    fps: float = 8.0,
+    *,
+    width: int | None = None,
+    hold: float = 1.0,
+    loop: bool = True,
+) -> Path:
+    """Write the pictures as one moving .gif or .webp, whole or not at all, and return its path.
+
+    Args:
+        pictures: the frames; their photos are laid on each other.
+        fps: frames a second, at most 50 (a GIF counts in hundredths of a second).
+        width: px; wider frames are shrunk.
+        hold: extra seconds for the last frame.
+        loop: start again at the end.
+
+    Raises:
+        InputError: no pictures or numbers out of range.
+        FileError: another ending, or the file cannot be written.
+    """
+    target = Path(path)
+    kind = {".gif": "GIF", ".webp": "WEBP"}.get(target.suffix.lower())
+    if kind is None:
+        raise FileError(f"{target}: moving pictures are saved as .gif or .webp; give one of these endings")
+    if not 0 < fps <= 50 or not 0 <= hold <= 60:
+        raise InputError(f"animate: fps must be in (0, 50] and hold in 0..60 s, got {fps!r} and {hold!r}")
+    limit = None if width is None else _whole("width", width, MAX_SIDE)
+    frames = _aligned(_some(list(pictures)), limit)
+    each = max(20, round(100 / fps) * 10)
+    times = [each] * len(frames)
+    times[-1] += round(hold * 100) * 10
+    moving = [_pillow(f) for f in frames] if kind == "WEBP" else _indexed(frames)
+    options: dict[str, Any] = {"save_all": True, "append_images": moving[1:], "duration": times}
+    if loop:
+        options["loop"] = 0
+    if kind == "WEBP":
+        options |= {"quality": 80, "loop": 0 if loop else 1}
+
+    def write(f: IO[bytes]) -> None:
+        moving[0].save(f, kind, **options)
+
+    write_whole(target, write)
+    return target
+
+
+def _some(pictures: Sequence[Like]) -> Sequence[Like]:
+    if isinstance(pictures, Picture | Image | np.ndarray | str) or not len(pictures):
+        raise InputError("give a list with at least one picture")
+    return pictures
+
+
+def _pixels(picture: Like) -> Pixels:
+    return picture.pixels if isinstance(picture, Picture) else as_image(picture).pixels
+
+
+def _whole(what: str, value: int, top: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value <= top:
+        raise InputError(f"{what} must be a whole number in 1..{top}, got {value!r}")
+    return int(value)
+
+
+def _texts(captions: Sequence[str] | None, count: int) -> list[str]:
+    if captions is None:
+        return [""] * count
+    texts = [captions] if isinstance(captions, str) else [str(c) for c in captions]
+    if len(texts) != count:
+        raise InputError(f"{len(texts)} captions for {count} pictures")
+    return [clean(t) for t in texts]
+
+
+def _shrunk(pixels: Pixels, factor: float) -> Pixels:
+    import cv2
+
+    size = max(1, round(pixels.shape[1] * factor)), max(1, round(pixels.shape[0] * factor))
+    if size == (pixels.shape[1], pixels.shape[0]):
+        return pixels
+    how = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(pixels, size, interpolation=how), np.uint8)
+
+
+def _arrange(pictures: list[Pixels], columns: int, texts: list[str], title: str | None) -> Picture:
+    """Cells in rows: a row is as high as its highest picture and its longest caption."""
+    widths = [max(p.shape[1] for p in pictures[c::columns]) for c in range(columns)]
+    gap = max(6, round(0.035 * float(np.mean(widths))))
+    size = int(np.clip(round(0.042 * float(np.mean(widths))), 11, 64))
+    rows = [list(range(i, min(i + columns, len(pictures)))) for i in range(0, len(pictures), columns)]
+    wrapped = [_wrap(t, size, widths[i % columns]) for i, t in enumerate(texts)]
+    line = round(1.35 * size)
+    picture_heights = [max(pictures[i].shape[0] for i in row) for row in rows]
+    word_heights = [
+        max(len(wrapped[i]) for i in row) * line + (gap // 2 if any(texts[i] for i in row) else 0)
+        for row in rows
+    ]
+    big = max(MIN_TEXT, round(1.35 * size))
+    top = gap + (round(1.6 * big) + gap // 2 if title else 0)
+    height = top + sum(picture_heights) + sum(word_heights) + gap * len(rows)
+    blank = np.full((height, sum(widths) + gap * (columns + 1), 3), WHITE, np.uint8)
+    canvas = Canvas(blank, Sheet((blank.shape[1], blank.shape[0])))
+    if title:
+        stamp(canvas, stencil(clean(title), big), gap, gap, PAPER_INK)
+    y = top
+    for row, tall, words in zip(rows, picture_heights, word_heights, strict=True):
+        x = gap
+        for i in row:
+            p, wide = pictures[i], widths[i % columns]
+            px, py = x + (wide - p.shape[1]) // 2, y + (tall - p.shape[0]) // 2
+            canvas.pixels[py : py + p.shape[0], px : px + p.shape[1]] = p
+            for n, text in enumerate(wrapped[i]):
+                word = stencil(text, size)
+                stamp(
+                    canvas, word, x + (wide - word.shape[1]) // 2, y + tall + gap // 2 + n * line, PAPER_INK
+                )
+            x += wide + gap
+        y += tall + words + gap
+    return Picture(canvas.pixels)
+
+
+def _wrap(text: str, size: int, width: int) -> list[str]:
+    """The text in lines that fit ``width``; a single word that does not is cut into pieces."""
+    lines: list[str] = []
+    for word in text.split():
+        joined = f"{lines[-1]} {word}" if lines else word
+        if lines and stencil(joined, size).shape[1] <= width:
+            lines[-1] = joined
+            continue
+        while len(word) > 1 and stencil(word, size).shape[1] > width:
+            fits = next(
+                (n for n in range(len(word) - 1, 1, -1) if stencil(word[:n], size).shape[1] <= width), 1
+            )
+            lines.append(word[:fits])
+            word = word[fits:]
+        lines.append(word)
+    return lines
+
+
+def _aligned(pictures: Sequence[Like], width: int | None) -> list[Pixels]:
+    """Frames of one size with the photos' corners in the same place."""
+    pixels = [_pixels(p) for p in pictures]
+    origins = np.array([p.origin if isinstance(p, Picture) else (0, 0) for p in pictures])
+    sizes = np.array([(p.shape[1], p.shape[0]) for p in pixels])
+    corner = origins.max(axis=0)
+    w, h = (corner + (sizes - origins).max(axis=0)).tolist()
+    if max(w, h) > MAX_SIDE:
+        raise InputError(f"animate: frames of {w} x {h} px are too large; give smaller pictures")
+    out = []
+    for p, (x, y) in zip(pixels, corner - origins, strict=True):
+        frame = np.full((h, w, 3), PAPER, np.uint8)
+        frame[y : y + p.shape[0], x : x + p.shape[1]] = p
+        out.append(frame if width is None or w <= width else _shrunk(frame, width / w))
+    return out
+
+
+def _pillow(frame: Pixels) -> PillowImage:
+    import PIL.Image
+
+    return PIL.Image.fromarray(frame)
+
+
+def _indexed(frames: list[Pixels]) -> list[PillowImage]:
+    """The frames in one common table of 256 colours, so that what stands still does not flicker."""
+    from PIL import Image as Pillow
+
+    h, w = frames[0].shape[:2]
+    some = frames[:: max(1, len(frames) // 8)]
+    factor = min(1.0, math.sqrt(400_000 / (w * h * len(some))))
+    sample = np.concatenate([_shrunk(f, factor) for f in some])
+    table = _pillow(sample).quantize(256, method=Pillow.Quantize.MEDIANCUT)
+    return [_pillow(f).quantize(palette=table, dither=Pillow.Dither.FLOYDSTEINBERG) for f in frames]
