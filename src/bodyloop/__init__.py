@@ -9,8 +9,6 @@ The names below are loaded when they are first used (PEP 562), so that importing
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
     from bodyloop.api import load_segmenter as load_segmenter
     from bodyloop.api import predict as predict
     from bodyloop.api import stream as stream
-    from bodyloop.draw import draw as draw
+    from bodyloop.drawing import draw as draw
     from bodyloop.errors import BodyloopError as BodyloopError
     from bodyloop.images import Image as Image
     from bodyloop.images import Source as Source
@@ -51,7 +49,7 @@ _HOME = {
     "load_detector": "api",
     "load_segmenter": "api",
     "load_pipeline": "api",
-    "draw": "draw",
+    "draw": "drawing",
     "read": "images",
     "Image": "images",
     "Source": "images",
@@ -84,17 +82,6 @@ def __getattr__(name: str) -> object:
     value = getattr(importlib.import_module(f"bodyloop.{home}"), name)
     globals()[name] = value
     return value
-
-
-class _Package(ModuleType):
-    """The package, where a public name stays that name when a module of the same name (draw) is imported."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (isinstance(value, ModuleType) and name in _HOME):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

@@ -138,6 +138,8 @@ def from_polygons(polygons: Any, size: tuple[int, int], what: str) -> Mask | Non
             p = np.asarray(polygon, np.float64)
         except (TypeError, ValueError) as e:
             raise InputError(f"{what}: polygon {k} is not a list of numbers: {e}") from e
+        if p.size == 0:
+            continue
         if p.ndim == 1 and len(p) % 2 == 0:
             p = p.reshape(-1, 2)
         if p.ndim != 2 or p.shape[1] != 2 or len(p) < 3:
