@@ -73,6 +73,11 @@ class TorchEngine:
         )
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the arrays that `run` takes."""
+        return self._function.inputs
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the arrays that `run` can return."""
         return self._function.outputs

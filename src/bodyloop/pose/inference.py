@@ -97,7 +97,10 @@ class Runner:
         self.double = card.decode.double
         self._map_names = _map_names(engine, card)
         self.side_names = tuple(n for n in SIDES if n in card.outputs and n in engine.outputs)
-        self._input: str = getattr(engine, "inputs", ("crops",))[0]
+        inputs: tuple[str, ...] = getattr(engine, "inputs", ())
+        self._input = inputs[0] if inputs else "crops"
+        # our own functions take pixels whatever the weights' card says; other files do as their card says
+        self._takes_pixels = inputs == ("crops",) or card.preprocess.input == "uint8-nhwc"
 
     def rows(self, windows: Sequence[Windows], options: PoseOptions) -> dict[str, Array]:
         """Outputs of all windows of all pictures, one after another.
@@ -196,7 +199,7 @@ class Runner:
 
     def _fed(self, crops: Pixels) -> Array:
         p = self.card.preprocess
-        if p.input == "uint8-nhwc":
+        if self._takes_pixels:
             return np.ascontiguousarray(crops)
         return normalise(crops, p.mean, p.std, p.order)
 
