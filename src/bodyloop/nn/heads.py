@@ -18,9 +18,7 @@ from torch import Tensor, nn
 from bodyloop.errors import ModelError
 from bodyloop.nn.maps import sparsemax
 
-TEMPERATURE = (
-    0.5  # logits are divided by it; a constant of the published models, also while they were trained
-)
+TEMPERATURE = 0.5  # divides the logits; a constant of the published models, in training, too
 WIDTH = 256  # channels of the transposed convolutions
 
 SIDE_BRANCHES = {  # output: the published name of its layers

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bodyloop.errors import InputError
 
+LARGEST_STEP = 1.0  # map px per axis: the maximum lies within its cell or the next
 AVERAGED = ("maps", "maps_outer", "presence", "visibility", "quality", "error")
 NEWTON_STEPS = 8  # agrees to 5e-7 on logits of pose networks; nearly flat logits want 10
 MAX_STEPS = 64  # twice what float32 can need, see _threshold
@@ -115,6 +116,14 @@ def _look_up(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return maps.flatten(2).gather(2, index)
 
 
+def _blurred(maps: Tensor, blur: tuple[Tensor, Tensor]) -> Tensor:
+    """``rows @ map @ columns`` in float32, also inside an autocast: half precision would move the maximum."""
+    if torch.is_autocast_enabled(maps.device.type):
+        with torch.autocast(maps.device.type, enabled=False):
+            return blur[0] @ maps @ blur[1]
+    return blur[0] @ maps @ blur[1]
+
+
 def oks_blur(variances: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """The OKS kernels as matrices (K, h, h) and (K, w, w): ``rows @ map @ columns`` is the blurred map.
 
@@ -150,20 +159,22 @@ def decode_expected_oks(maps: Tensor, blur: tuple[Tensor, Tensor]) -> tuple[Tens
         maps: (B, K, h, w).
         blur: `oks_blur` of the keypoints' variances.
 
-    Returns: points (B, K, 2) map px, and the raw map's value at the maximum's cell (B, K).
+    Returns: points (B, K, 2) map px (NaN for a map with NaN), and the raw map's value at that cell (B, K).
     Source: ProbPose (Purkrabek & Matas, CVPR 2025).
     """
     maps = maps.float()
     height, width = maps.shape[-2:]
     # blurring keeps constants, so what is taken away here is missed nowhere; and flat maps stay exactly flat,
     # so that their first cell wins
-    blurred = blur[0] @ (maps - maps.amin(dim=(2, 3), keepdim=True)) @ blur[1]
+    blurred = _blurred(maps - maps.amin(dim=(2, 3), keepdim=True), blur)
     x, y = _argmax(blurred)
     around_x = _look_up(blurred, torch.cat([x - 1, x, x + 1], -1), torch.cat([y, y, y], -1))
     around_y = _look_up(blurred, torch.cat([x, x, x], -1), torch.cat([y - 1, y, y + 1], -1))
     inside = (x > 0) & (x < width - 1) & (y > 0) & (y < height - 1)
     step = torch.cat([_parabola(around_x), _parabola(around_y)], dim=-1)
     points = torch.cat([x, y], dim=-1).float() + torch.where(inside, step, torch.zeros_like(step))
+    known = torch.isfinite(_look_up(blurred, x, y))
+    points = torch.where(known, points, torch.full_like(points, math.nan))
     return points, _look_up(maps, x, y).squeeze(-1)
 
 
@@ -195,7 +206,7 @@ def dark_blur(size: tuple[int, int], device: torch.device | None = None) -> tupl
 
 
 def decode_dark_udp(
-    maps: Tensor, blur: tuple[Tensor, Tensor] | None = None, bound: float | None = 1.0
+    maps: Tensor, blur: tuple[Tensor, Tensor] | None = None, bound: float | None = LARGEST_STEP
 ) -> tuple[Tensor, Tensor]:
     """Arg max and DARK's second-order step on the log of the smoothed map.
 
@@ -208,10 +219,10 @@ def decode_dark_udp(
     Source: Zhang et al. 2020 (DARK), Huang et al. 2020 (UDP).
     """
     maps = maps.float()
-    rows, columns = dark_blur((maps.shape[-1], maps.shape[-2]), maps.device) if blur is None else blur
+    blur = dark_blur((maps.shape[-1], maps.shape[-2]), maps.device) if blur is None else blur
     x, y = _argmax(maps)
     peak = maps.amax(dim=(2, 3))[..., None]
-    smooth = rows @ maps @ columns
+    smooth = _blurred(maps, blur)
     gain = peak / (smooth.amax(dim=(2, 3))[..., None] + 1e-12)
     xs = torch.cat([x, x + 1, x - 1, x, x, x + 1, x - 1], dim=-1)
     ys = torch.cat([y, y, y, y + 1, y - 1, y + 1, y - 1], dim=-1)
@@ -226,14 +237,17 @@ def decode_dark_udp(
 def _dark_step(near: Tensor) -> Tensor:
     """H^-1 g from the logs (..., 7) at: here, right, left, below, above, right below, left above."""
     # double: where the map is nearly flat the determinant is a difference of nearly equal products
-    here, right, left, below, above, right_below, left_above = near.double().unbind(-1)
+    wide = torch.float32 if near.device.type == "mps" else torch.float64  # Apple's GPU has no double
+    here, right, left, below, above, right_below, left_above = near.to(wide).unbind(-1)
     dx, dy = (right - left) / 2.0, (below - above) / 2.0
     dxx = right - 2.0 * here + left + RIDGE
     dyy = below - 2.0 * here + above + RIDGE
     dxy = 0.5 * (right_below - right - below + 2.0 * here - left - above + left_above)
     determinant = dxx * dyy - dxy * dxy
     step = torch.stack([dyy * dx - dxy * dy, dxx * dy - dxy * dx], dim=-1)
-    return (step / determinant[..., None]).to(near.dtype)
+    regular = (determinant != 0)[..., None]
+    safe = torch.where(regular, determinant[..., None], torch.ones_like(step))
+    return torch.where(regular, step / safe, torch.zeros_like(step)).to(near.dtype)
 
 
 class Decoder(nn.Module):
@@ -256,7 +270,7 @@ class Decoder(nn.Module):
         method: Literal["expected_oks", "dark_udp"],
         map_size: tuple[int, int],
         variances: Sequence[float] | None = None,
-        bound: float | None = 1.0,
+        bound: float | None = LARGEST_STEP,
     ) -> None:
         super().__init__()
         if method not in ("expected_oks", "dark_udp"):
