@@ -106,8 +106,8 @@ def test_expected_oks_prefers_mass_to_a_peak() -> None:
 
 
 def test_the_score_is_the_map_itself_even_where_it_is_zero() -> None:
-    """With e = exp(-1/6) the mirroring border gives x = 0 the sum e + e^4 = 1.36, and x = 1, where all the mass
-    is, 1 + e^9 = 1.22: x = 0 wins although the map is 0 there. No step on the border."""
+    """With e = exp(-1/6) the mirroring border gives x = 0 the sum e + e^4 = 1.36, and x = 1, where all the
+    mass is, 1 + e^9 = 1.22: x = 0 wins although the map is 0 there. No step on the border."""
     d = decode_expected_oks(cells((1, 20, 1.0)), [3.0])
     np.testing.assert_array_equal(d.points[0, 0], [0, 20])
     assert d.scores[0, 0] == 0
