@@ -1,6 +1,7 @@
 """Intervals: what a number would have been on other images of the same kind.
 
-The bootstrap draws images with replacement. A resample is a vector of weights (how often each image was drawn),
+The bootstrap draws images with replacement. A resample is a vector of weights (how often each image was
+drawn),
 so a statistic is recomputed from per-image records, for all resamples at once: nothing is matched again.
 Two models are compared on the same resamples (paired), which removes the luck of the images they share.
 

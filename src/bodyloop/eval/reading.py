@@ -127,20 +127,23 @@ def _parse(data: bytes) -> Any:
         return json.loads(data)  # accepts NaN, which is then refused with the annotation's name
 
 
-def read_ground_truth(source: Source, *, keypoints: int | None = None, need_area: bool = True) -> GroundTruth:
+def read_ground_truth(
+    source: Source, *, keypoints: int | None = None, need_area: bool = True, origin: str = "ground truth"
+) -> GroundTruth:
     """Read COCO ground truth from a file or an already loaded dict.
 
     Args:
         source: path to json (or .json.gz), or the dict of one.
         keypoints: K, when annotations must have K keypoints; None reads none.
         need_area: False lets annotations lack ``area`` (it is then NaN).
+        origin: what a dict is called in messages.
 
     Raises:
         FileError: the file cannot be read.
         InputError: missing or malformed fields; the message names file, annotation and field.
     """
     if isinstance(source, Mapping):
-        doc, origin, digest = source, "ground truth", None
+        doc, digest = source, None
     else:
         (doc, digest), origin = load_json(source), os.fspath(source)
     if not isinstance(doc, Mapping):

@@ -1,0 +1,365 @@
+"""CropCOCO-like sets: photos cut so that people leave the picture, with labels that say where they went.
+
+From any COCO-layout keypoint file, one random rectangle an image is chosen (by seed and image id alone), and
+boxes, masks and keypoints follow. Coordinates of keypoints stay true even where they now lie outside the
+picture; their flags say what can be asked of a model: 2 visible, 1 hidden or outside the picture but inside
+the activation window of the (clipped) box, 3 outside that window, 0 unlabelled.
+
+The published CropCOCO was made by its authors; this follows the same idea by a procedure of our own. Cutting
+the photos is a function of its own, so that a caller who has the photos in memory writes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bodyloop.errors import FileError, InputError
+from bodyloop.geometry import PADDING, activation_windows, padding_to_contain
+from bodyloop.masks import Masks
+
+Record = Mapping[str, Any]  # one json object of a COCO file
+Floats = npt.NDArray[np.float64]
+
+SHARE = (0.45, 0.9)  # of each side of the image that a crop keeps
+TRIES = 50
+LEAST_INSIDE = 3  # labelled keypoints that some person keeps inside
+LEAST_BOX_SHARE = 0.05  # of the box's area, or the person is dropped
+PROCEDURE = 1  # counted up when the same seed gives another set
+
+
+@dataclass(frozen=True)
+class Rectangle:
+    """A rectangle of whole pixels inside an image."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, eq=False)
+class CropSet:
+    """A cropped annotation file and its counts.
+
+    Attributes:
+        document: COCO layout; images carry ``crop`` (rectangle and full size), annotations ``bbox_amodal``
+            and ``pad_to_contain``.
+        statistics: images taken and skipped, persons kept and dropped, keypoints per flag, all and by image.
+    """
+
+    document: dict[str, Any]
+    statistics: dict[str, Any]
+
+    def to_bytes(self) -> bytes:
+        """The json file: the same bytes for the same input, seed and version."""
+        return (json.dumps(self.document, separators=(",", ":")) + "\n").encode()
+
+
+def build(annotations: Record, seed: int = 0, *, padding: float = PADDING) -> CropSet:
+    """Crop every image of a COCO keypoint file that has a person to crop.
+
+    Args:
+        annotations: the loaded json of a COCO-layout keypoint file.
+        seed: non-negative; each image's crop depends on it and the image's id only.
+        padding: of the activation window that flags 3 speak of.
+
+    Raises:
+        InputError: a malformed file; the message names the annotation and the field.
+    """
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(annotations.get(key), Sequence):
+            raise InputError(f"CropCOCO: the annotation file has no list {key!r}")
+    of_image: dict[int, list[Record]] = {}
+    for a in annotations["annotations"]:
+        of_image.setdefault(_field(a, "image_id"), []).append(a)
+    strange = set(of_image) - {_field(image, "id") for image in annotations["images"]}
+    if strange:
+        a = of_image[min(strange)][0]
+        raise InputError(
+            f"CropCOCO: annotation id {a.get('id')} is of an image {min(strange)} that is not there"
+        )
+    images: list[dict[str, Any]] = []
+    people: list[dict[str, Any]] = []
+    per_image: dict[str, dict[str, int]] = {}
+    before = 0
+    for image in annotations["images"]:
+        mine = of_image.get(_field(image, "id"), [])
+        cut = crop_image_annotations(image, mine, seed, padding=padding)
+        if cut is None:
+            continue
+        before += len(mine)
+        images.append(cut[0])
+        people += cut[1]
+        per_image[str(image["id"])] = _flag_counts(cut[1])
+    statistics = {
+        "images": len(images),
+        "skipped": len(annotations["images"]) - len(images),
+        "annotations": len(people),
+        "dropped": before - len(people),
+        "flags": _flag_counts(people),
+        "flags_per_image": per_image,
+    }
+    info = dict(annotations.get("info") or {})
+    info["cropcoco"] = {"seed": seed, "padding": padding, "procedure": PROCEDURE, "statistics": statistics}
+    rest = {k: v for k, v in annotations.items() if k not in ("info", "images", "annotations")}
+    return CropSet({"info": info, **rest, "images": images, "annotations": people}, statistics)
+
+
+def crop_image_annotations(
+    image: Record, annotations: Sequence[Record], seed: int, *, padding: float = PADDING
+) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
+    """Choose the crop of one image and cut its annotations; None if no crop is accepted.
+
+    Args:
+        image: COCO image; annotations: those of this image; seed: non-negative.
+    """
+    rectangle = choose_rectangle(image, annotations, seed)
+    return None if rectangle is None else cut_annotations(image, annotations, rectangle, padding=padding)
+
+
+def choose_rectangle(image: Record, annotations: Sequence[Record], seed: int) -> Rectangle | None:
+    """The crop of an image: the first random rectangle that cuts somebody and leaves somebody, None after 50.
+
+    Somebody (not a crowd) must keep 3 labelled keypoints inside, and a labelled keypoint of somebody kept
+    must be outside.
+    """
+    size = _size(image)
+    persons = [a for a in annotations if not a.get("iscrowd") and _labelled(a).any()]
+    if not persons:
+        return None
+    if seed < 0 or _field(image, "id") < 0:
+        raise InputError(f"CropCOCO: seed {seed} and image id {image['id']} must not be negative")
+    rng = np.random.Generator(np.random.PCG64([seed, int(image["id"])]))
+    for _ in range(TRIES):
+        shares = rng.uniform(*SHARE), rng.uniform(*SHARE)
+        w, h = (max(1, math.floor(s * full + 0.5)) for s, full in zip(shares, size, strict=True))
+        x, y = (math.floor(rng.uniform(0, full - part)) for full, part in zip(size, (w, h), strict=True))
+        r = Rectangle(x, y, w, h)
+        kept = [a for a in persons if _clip(a, r) is not None]
+        inside = [_inside(_points(a)[:, :2] - (x, y), r)[_labelled(a)] for a in kept]
+        if any(i.sum() >= LEAST_INSIDE for i in inside) and not all(i.all() for i in inside):
+            return r
+    return None
+
+
+def cut_annotations(
+    image: Record, annotations: Sequence[Record], rectangle: Rectangle, *, padding: float = PADDING
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """An image and its annotations as they are in a rectangle of it.
+
+    Persons of whose box less than 5 % or less than a pixel is left are dropped. Box and mask are cut (the
+    whole box stays as ``bbox_amodal``), keypoints keep their true places and get the flags described above.
+
+    Args:
+        padding: of the activation window that flags 3 speak of.
+
+    Raises:
+        InputError: the rectangle leaves the image, or an annotation is malformed.
+    """
+    w, h = _size(image)
+    r = rectangle
+    if r.x < 0 or r.y < 0 or r.width < 1 or r.height < 1 or r.x + r.width > w or r.y + r.height > h:
+        raise InputError(f"CropCOCO: image {image.get('id')} of {w} x {h} px does not contain {r}")
+    new_image = dict(image) | {"width": r.width, "height": r.height}
+    new_image["crop"] = {
+        "x": r.x, "y": r.y, "width": r.width, "height": r.height, "full_width": w, "full_height": h,
+    }  # fmt: skip
+    out = []
+    for a in annotations:
+        box = _clip(a, r)
+        if box is None:
+            continue
+        old = _box(a)
+        new = {k: v for k, v in a.items() if not k.endswith(("_kpts", "_box", "_valid"))}
+        new["bbox"] = box
+        new["bbox_amodal"] = [old[0] - r.x, old[1] - r.y, old[2], old[3]]
+        _cut_mask(new, a, (w, h), r, box[2] * box[3] / (old[2] * old[3]))
+        if "keypoints" in a:
+            _cut_keypoints(new, a, r, padding)
+        out.append(new)
+    return new_image, out
+
+
+def cut_image(pixels: npt.NDArray[np.uint8], image: Record) -> npt.NDArray[np.uint8]:
+    """The part of a photo (H, W, 3) that a cropped image's ``crop`` speaks of; a view.
+
+    Raises:
+        InputError: the photo is not of the size that was cropped.
+    """
+    c = image["crop"]
+    if pixels.shape[:2] != (c["full_height"], c["full_width"]):
+        raise InputError(
+            f"image {image.get('id')}: the photo is {pixels.shape[1]} x {pixels.shape[0]} px, "
+            f"its labels are for {c['full_width']} x {c['full_height']}"
+        )
+    return pixels[c["y"] : c["y"] + c["height"], c["x"] : c["x"] + c["width"]]
+
+
+def write_images(
+    document: Record, images: str | os.PathLike[str], out: str | os.PathLike[str], *, quality: int = 95
+) -> int:
+    """Cut the photos of a cropped document and write them as JPEG files of the same names.
+
+    Args:
+        document: of a `CropSet`; images, out: folders; quality: of the JPEG files.
+    Returns: how many were written (existing files stay as they are).
+
+    Raises:
+        FileError: a photo cannot be read or written. InputError: a photo of another size.
+    """
+    import cv2
+
+    from bodyloop.images import read
+
+    target = Path(out)
+    target.mkdir(parents=True, exist_ok=True)
+    written = 0
+    for image in document["images"]:
+        path = target / Path(image["file_name"]).name
+        if path.exists():
+            continue
+        pixels = cut_image(read(Path(images) / image["file_name"], orient=False).pixels, image)
+        done, data = cv2.imencode(".jpg", pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+        if not done:
+            raise FileError(f"{path}: the cut photo cannot be encoded as JPEG")
+        part = path.with_suffix(path.suffix + ".part")
+        part.write_bytes(data.tobytes())
+        part.replace(path)
+        written += 1
+    return written
+
+
+# ------------------------------------------------------------------ one annotation
+
+
+def _clip(annotation: Record, r: Rectangle) -> list[float] | None:
+    """The box inside the rectangle, in its coordinates; None if too little is left."""
+    x, y, w, h = _box(annotation)
+    left, top = max(x - r.x, 0), max(y - r.y, 0)
+    right, bottom = min(x + w - r.x, r.width), min(y + h - r.y, r.height)
+    width, height = right - left, bottom - top
+    if width < 1 or height < 1 or width * height < LEAST_BOX_SHARE * (w * h):
+        return None
+    if left == x - r.x and right == x + w - r.x:
+        width = w  # uncut sides keep their number to the last bit
+    if top == y - r.y and bottom == y + h - r.y:
+        height = h
+    return [left, top, width, height]
+
+
+def _cut_mask(new: dict[str, Any], old: Record, size: tuple[int, int], r: Rectangle, share: float) -> None:
+    """Cut the mask and the area. A rectangle that is the whole image changes neither."""
+    segmentation = old.get("segmentation")
+    if (r.width, r.height) == size:
+        return
+    if not segmentation:
+        if "area" in old:
+            new["area"] = old["area"] * share
+        return
+    try:
+        mask = Masks.from_any([segmentation], size)
+    except InputError as e:
+        raise InputError(f"annotation id {old.get('id')}: field 'segmentation': {e}") from e
+    cut = mask.bitmap(0)[r.y : r.y + r.height, r.x : r.x + r.width]
+    whole = int(mask.areas[0]) == int(np.count_nonzero(cut))
+    new["area"] = int(np.count_nonzero(cut))
+    if whole and isinstance(segmentation, list):
+        new["segmentation"] = [
+            [v - (r.y if i % 2 else r.x) for i, v in enumerate(polygon)] for polygon in segmentation
+        ]
+    else:
+        new["segmentation"] = Masks.from_bitmaps(cut[None]).rle(0)
+
+
+def _cut_keypoints(new: dict[str, Any], old: Record, r: Rectangle, padding: float) -> None:
+    points, labelled = _points(old), _labelled(old)
+    flags = points[:, 2].astype(int)
+    moved = points[:, :2] - (r.x, r.y)
+    box = np.array([new["bbox"]], np.float64)
+    x1, y1, x2, y2 = activation_windows(box, padding)[0]
+    out = (moved[:, 0] < x1) | (moved[:, 0] > x2) | (moved[:, 1] < y1) | (moved[:, 1] > y2)
+    flags[labelled & ~_inside(moved, r)] = 1
+    flags[labelled & ~out & (flags == 3)] = 1
+    flags[labelled & out] = 3
+    given = old["keypoints"]
+    flat: list[float] = []
+    for k in range(len(points)):
+        if labelled[k]:
+            flat += [given[3 * k] - r.x, given[3 * k + 1] - r.y, int(flags[k])]
+        else:
+            flat += [0, 0, 0]
+    needed = padding_to_contain(box, moved[None])[0]
+    new["keypoints"] = flat
+    new["num_keypoints"] = int(labelled.sum())
+    new["pad_to_contain"] = [float(p) if known else -1 for p, known in zip(needed, labelled, strict=True)]
+
+
+def _inside(points: Floats, r: Rectangle) -> npt.NDArray[np.bool_]:
+    """Which points (K, 2), in the rectangle's coordinates, lie on its pixels."""
+    x, y = points[:, 0], points[:, 1]
+    return (x >= 0) & (x < r.width) & (y >= 0) & (y < r.height)
+
+
+def _points(annotation: Record) -> Floats:
+    """(K, 3) x y flag; (0, 3) for an annotation without keypoints."""
+    try:
+        flat = np.array(annotation.get("keypoints") or [], np.float64)
+    except (TypeError, ValueError):
+        flat = np.full(1, np.nan)
+    if flat.ndim != 1 or len(flat) % 3 or not np.isfinite(flat).all():
+        raise InputError(
+            f"annotation id {annotation.get('id')}: field 'keypoints' must be x, y, flag for each"
+        )
+    return flat.reshape(-1, 3)
+
+
+def _labelled(annotation: Record) -> npt.NDArray[np.bool_]:
+    return np.asarray(_points(annotation)[:, 2] > 0)
+
+
+def _box(annotation: Record) -> list[float]:
+    box = annotation.get("bbox")
+    if (
+        not isinstance(box, Sequence)
+        or len(box) != 4
+        or not all(isinstance(v, int | float) and math.isfinite(v) for v in box)
+        or box[2] < 0
+        or box[3] < 0
+    ):
+        raise InputError(f"annotation id {annotation.get('id')}: field 'bbox' must be x, y, width, height")
+    return list(box)
+
+
+def _size(image: Record) -> tuple[int, int]:
+    w, h = _field(image, "width"), _field(image, "height")
+    if w < 1 or h < 1:
+        raise InputError(f"image {image.get('id')}: width and height must be positive, got {w} x {h}")
+    return w, h
+
+
+def _field(record: Record, key: str) -> int:
+    value = record.get(key) if isinstance(record, Mapping) else None
+    if not isinstance(value, int | float) or value != int(value):
+        raise InputError(f"image or annotation {_short(record)}: field {key!r} must be a whole number")
+    return int(value)
+
+
+def _short(record: object) -> str:
+    return str(record.get("id")) if isinstance(record, Mapping) else repr(record)[:40]
+
+
+def _flag_counts(people: Sequence[Record]) -> dict[str, int]:
+    counts: Counter[int] = Counter()
+    for a in people:
+        counts.update(int(v) for v in a.get("keypoints", [])[2::3])
+    return {str(flag): counts[flag] for flag in range(4)}

@@ -1,0 +1,119 @@
+"""A person detector judged from photographs: box AP with its interval, and speed."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bodyloop.errors import InputError
+from bodyloop.eval import bootstrap as boot
+from bodyloop.eval.boxes import BoxReport, evaluate_boxes
+from bodyloop.eval.photos import IMAGES_AT_ONCE, PhotoSet, Progress
+from bodyloop.geometry import boxes_to_xywh
+from bodyloop.roles import Detector
+
+
+@dataclass(frozen=True, eq=False)
+class DetectorReport:
+    """Boxes of a detector: AP with its interval, the twelve numbers, speed."""
+
+    model: str
+    origin: str
+    ap: boot.Interval
+    report: BoxReport
+    images: int
+    seconds: float
+
+    def to_json(self) -> dict[str, object]:
+        """Plain json."""
+        return {
+            "model": self.model, "data": self.origin, "AP": self.ap.to_json(), **self.report.to_json(),
+            "images": self.images, "seconds": self.seconds,
+        }  # fmt: skip
+
+    def table(self) -> str:
+        """As text."""
+        ms = 1000 * self.seconds / max(self.images, 1)
+        head = (
+            f"{self.model}\n\nbox AP {self.ap}  [{self.origin}, {self.images} images, {ms:.1f} ms an image]"
+        )
+        return f"{head}\n{self.report.table()}"
+
+
+def evaluate_detector(
+    detector: Detector,
+    annotations: str | os.PathLike[str],
+    images: str | os.PathLike[str] | None = None,
+    *,
+    protocol: str = "standard",
+    seed: int = 0,
+    resamples: int = boot.RESAMPLES,
+    progress: Progress | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> DetectorReport:
+    """Judge a person detector on annotated photos.
+
+    Photos marked as having incomplete boxes (``complete.boxes`` false) are left out.
+
+    Args:
+        detector: with a low score threshold, so that the whole curve is seen.
+        annotations: COCO file; the category is the one named person, or the only one.
+        images: folder of the photos; None: ``images`` beside the file.
+        progress: called with photos done and photos in all.
+
+    Raises:
+        FileError, InputError: files or photos that are missing or malformed.
+    """
+    photos = PhotoSet.open(annotations, images)
+    person = _person_category(photos)
+    records = [i for i in photos.document["images"] if _complete(i)]
+    ids = {i["id"] for i in records}
+    document = {
+        "images": records,
+        "categories": [c for c in photos.document["categories"] if c["id"] == person],
+        "annotations": [
+            a for a in photos.document["annotations"] if a["image_id"] in ids and a["category_id"] == person
+        ],
+    }
+    results: list[dict[str, Any]] = []
+    seconds = 0.0
+    for at in range(0, len(records), IMAGES_AT_ONCE):
+        part = records[at : at + IMAGES_AT_ONCE]
+        opened = [photos.photo(i) for i in part]
+        start = clock()
+        found = detector.detect(opened)
+        seconds += clock() - start
+        for record, people in zip(part, found, strict=True):
+            if people.boxes is None or not len(people):
+                continue
+            scores = people.scores if people.scores is not None else np.ones(len(people))
+            results += [
+                {"image_id": record["id"], "category_id": person, "bbox": b.tolist(), "score": float(s)}
+                for b, s in zip(boxes_to_xywh(people.boxes), scores, strict=True)
+            ]
+        if progress is not None:
+            progress(at + len(part), len(records))
+    report = evaluate_boxes(document, results, protocol)
+    weights = boot.draw(max(len(records), 1), np.random.default_rng(seed), resamples)
+    ap = boot.interval(report.AP, boot.ap_samples(report.evidence, weights))
+    return DetectorReport(str(detector), photos.origin, ap, report, len(records), seconds)
+
+
+def _complete(image: Mapping[str, Any]) -> bool:
+    complete = image.get("complete")
+    return not isinstance(complete, Mapping) or bool(complete.get("boxes", True))
+
+
+def _person_category(photos: PhotoSet) -> int:
+    categories = photos.document["categories"]
+    named = [c["id"] for c in categories if c.get("name") == "person"]
+    if not named and len(categories) == 1:
+        named = [categories[0]["id"]]
+    if not named:
+        raise InputError(f"{photos.origin}: no category named 'person' among {len(categories)}")
+    return int(named[0])
