@@ -1,8 +1,8 @@
 """The whole chain, from picture and boxes to keypoints in the picture, against the stored results.
 
-Crops are made by the exact OpenCV-4 warp whatever OpenCV is installed. On these random weights a keypoint whose
-maximum is nearly shared by another cell says nothing, and neither does, on plain maps, a peak that is not
-positive or a sub-pixel step of several cells: such points are left out, counted, and few.
+Crops are made by the exact OpenCV-4 warp whatever OpenCV is installed. On these random weights a keypoint
+whose maximum is nearly shared by another cell says nothing, and neither does, on plain maps, a peak that is
+not positive or a sub-pixel step of several cells: such points are left out, and few.
 """
 
 from __future__ import annotations
