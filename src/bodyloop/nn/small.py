@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from bodyloop.nn.efficientnet import CHANNELS, EfficientNetLite0
 
+TEMPERATURE = 8.0
 BRANCHES = ("presence", "visibility", "quality")
 
 
@@ -130,8 +131,10 @@ class SmallPose(nn.Module):
         self.branches = SideBranches(num_keypoints, widths[-1], CHANNELS[-1])
         nn.init.normal_(self.final.weight, std=0.01)
         nn.init.zeros_(self.final.bias)
-        # divides the logits before sparsemax; not in the state dict, calibration may change it
-        self.register_buffer("temperature", torch.tensor(0.5), persistent=False)
+        # divides the logits before sparsemax: a map with a peak of 0.1 needs differences of 0.1 behind it, and
+        # logits that small would be drowned by every step of an optimiser. Not in the state dict, calibration
+        # may change it
+        self.register_buffer("temperature", torch.tensor(TEMPERATURE), persistent=False)
 
     def forward(self, images: Tensor, outputs: Collection[str] | None = None) -> dict[str, Tensor]:
         from bodyloop.nn.maps import sparsemax

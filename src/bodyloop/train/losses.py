@@ -58,7 +58,7 @@ def oks_risk(
     s = _sobel(p) * weight
     if reduction == "per_pixel":
         return (1 - smoothing - gaussian) * r + smoothing * s + gaussian * weight * (p - t) ** 2
-    out = (1 - smoothing - gaussian) * r.sum(dim=(2, 3)) + smoothing * s.amax(dim=(2, 3))
+    out = (1 - smoothing - gaussian) * r.sum(dim=(2, 3)) + smoothing * s.flatten(2).max(dim=-1).values
     if gaussian:
         out = out + gaussian * (weight * (p - t) ** 2).mean(dim=(2, 3))
     return out if reduction == "per_keypoint" else out.mean()
@@ -129,6 +129,11 @@ def log_error_loss(predicted: Tensor, true: Tensor, weight: Tensor) -> Tensor:
 def heatmap_mse(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """Mean over B, K, h, w of weight * squared difference (plain-map models, spec 8.6)."""
     return (weight[..., None, None] * (predicted - target) ** 2).mean()
+
+
+def log_likelihood(p: Tensor, t: Tensor) -> Tensor:
+    """-log(p * t + 1e-10) per pixel: a calibration loss of the published code that none of its recipes uses."""
+    return -torch.log(p * t + 1e-10)
 
 
 def true_quality(
