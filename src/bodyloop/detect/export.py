@@ -15,6 +15,7 @@ from bodyloop.models.cards import Card, WeightsFile
 from bodyloop.models.export import OPSET, _halve, _import_onnx, _quiet, write_atomically
 
 if TYPE_CHECKING:
+    import onnx
     from torch import nn
 
     from bodyloop.nn.rtmdet import DetectorFunction
@@ -75,6 +76,7 @@ def export_detector(network: nn.Module, card: Card, path: str | Path, *, half: b
     if program is None:
         raise ModelError("torch could not write the network as ONNX")
     model = program.model_proto
+    _strip(model)
     if half:
         _halve(model)
     target = Path(path)
@@ -88,6 +90,15 @@ def export_detector(network: nn.Module, card: Card, path: str | Path, *, half: b
     onnx.checker.check_model(model)
     write_atomically(target, model.SerializeToString())
     return own
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Drop the exporter's notes on where each node came from: a tenth of a small file, of no use in it."""
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    del model.graph.value_info[:]
+    del model.graph.metadata_props[:]
 
 
 def _as_tuple(function: DetectorFunction) -> nn.Module:
