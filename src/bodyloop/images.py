@@ -131,7 +131,9 @@ def read(path: str | os.PathLike[str], *, orient: bool = True, id: int | str | N
     name = os.fspath(path)
     data = _read_bytes(name)
     image_format, orientation = _inspect(data, name)
-    pixels = _decode_opencv(data) if image_format in _BY_OPENCV else None
+    # OpenCV turns TIFF whether asked or not
+    by_opencv = image_format in _BY_OPENCV and not (image_format == "TIFF" and orientation != 1)
+    pixels = _decode_opencv(data) if by_opencv else None
     if pixels is None:
         pixels = _decode_pillow(data, name)
     if orient and orientation != 1:
@@ -282,6 +284,7 @@ def _decode_opencv(data: bytes) -> Pixels | None:
 
 
 def _decode_pillow(data: bytes, name: str) -> Pixels:
+    """The pixels as they are stored, whatever the orientation."""
     import io
 
     import PIL.Image
@@ -290,8 +293,11 @@ def _decode_pillow(data: bytes, name: str) -> Pixels:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with PIL.Image.open(io.BytesIO(data)) as picture:
+                told = picture.getexif().get(_ORIENTATION, 1)
                 picture.load()
-                return _pillow_pixels(picture)
+                turned = picture.getexif().get(_ORIENTATION, 1) != told  # Pillow does so for TIFF
+                pixels = _pillow_pixels(picture)
+                return _oriented(pixels, {6: 8, 8: 6}.get(told, told)) if turned else pixels
     except InputError as e:
         raise FileError(f"{name}: {e}") from e
     except (OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, TypeError, OverflowError) as e:
