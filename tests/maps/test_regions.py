@@ -235,6 +235,18 @@ def test_boxes_one_a_person_and_maps_not_available() -> None:
     np.testing.assert_allclose(both, [[1, np.nan, 1], [0, 0, np.nan]], atol=1e-6)
 
 
+def test_people_that_are_not_available_and_no_people_at_all() -> None:
+    maps = ProbabilityMaps.single(sparse(6), Crop.from_boxes(BOXES), np.ones(3))
+    with_blank = ProbabilityMaps.concat([maps.blank(1), maps])
+    triangle = np.array([[0, 0], [300, 0], [0, 300]])
+    for zone in (triangle, [0, 0, 50, 50], np.ones((99, 99), bool), region(maps.widest, 0, 0, 0.9)):
+        share = probability_in(with_blank, zone)
+        assert np.isnan(share[0]).all()
+        np.testing.assert_array_equal(share[1:], probability_in(maps, zone))
+        assert probability_in(maps.blank(2), zone).shape == (2, 3)
+        assert probability_in(maps[[]], zone).shape == (0, 3)
+
+
 def test_of_the_double_map_the_outer_layer_answers() -> None:
     crop = Crop.from_boxes(BOXES)
     inner, outer = MapLayer(sparse(1), crop, "inner"), MapLayer(sparse(2), crop.enlarged(1.25), "outer")

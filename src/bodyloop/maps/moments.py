@@ -52,11 +52,18 @@ def moments(maps: npt.ArrayLike) -> Moments:
         mean = np.stack([e[..., 0, 1], e[..., 1, 0]], axis=-1)
         second = np.stack([e[..., 0, 2], e[..., 1, 1], e[..., 1, 1], e[..., 2, 0]], axis=-1)
         covariance = second.reshape(*mass.shape, 2, 2) - mean[..., :, None] * mean[..., None, :]
-        q = p / np.where(mass > 0, mass, np.nan)[..., None, None]
-        entropy = -(q * np.log(np.where(q > 0, q, 1))).sum(axis=(-2, -1))
+        entropy = np.log(mass) - _sum_p_log_p(p) / np.where(mass > 0, mass, np.nan)
     variances = np.maximum(np.diagonal(covariance, axis1=-2, axis2=-1), 0)  # rounding may leave -1e-13
     covariance[..., [0, 1], [0, 1]] = variances
     return Moments(mass, mean + center, covariance, np.maximum(entropy, 0))
+
+
+def _sum_p_log_p(p: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(..., K) sum of p log p over each map; only cells that hold something are looked at."""
+    flat = np.flatnonzero(p)
+    value, cells = p.ravel()[flat], p.shape[-2] * p.shape[-1]
+    sums = np.bincount(flat // cells, value * np.log(value), p.size // cells)
+    return np.asarray(sums.reshape(p.shape[:-2]))
 
 
 def layer_moments(layer: MapLayer) -> Moments:

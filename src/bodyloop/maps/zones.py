@@ -19,12 +19,13 @@ from bodyloop.maps.layers import MapLayer, ProbabilityMaps
 from bodyloop.maps.regions import Region
 
 Array = npt.NDArray[np.floating]
+Cells = npt.NDArray[np.bool_]
 Inside = Callable[[npt.NDArray[np.float64]], npt.ArrayLike]
 
 SAMPLES = 4  # per axis and cell: an edge through a cell is placed to an eighth of it
 
 
-def zone_cells(crop: Crop, zone: object) -> npt.NDArray[np.float64]:
+def zone_cells(crop: Crop, zone: object, cells: Cells | None = None) -> npt.NDArray[np.float64]:
     """Share of every map cell of N windows that lies in a zone: (N, h, w) in [0, 1].
 
     Args:
@@ -34,20 +35,23 @@ def zone_cells(crop: Crop, zone: object) -> npt.NDArray[np.float64]:
             a bitmap (H, W) of bool or uint8 (a pixel covers half a pixel around its centre);
             a `Region`;
             a function of points (P, 2) that gives (P,) bool or shares in [0, 1].
+        cells: (N, h, w) bool, cells that matter; the others may come out as 0. By default all.
     Raises:
         InputError: none of these, or wrong shapes.
     """
+    size = (len(crop), crop.map_size[1], crop.map_size[0])
+    where = np.ones(size, bool) if cells is None else np.asarray(cells, bool).reshape(size)
     if isinstance(zone, Region):
         loops = zone.polygons
-        return _sampled(crop, lambda p: in_loops(p, loops))
+        return _sampled(crop, lambda p: in_loops(p, loops), where)
     if callable(zone):
-        return _sampled(crop, cast(Inside, zone))
+        return _sampled(crop, cast(Inside, zone), where)
     polygons = _as_polygons(zone)
     if polygons is not None:
-        return _sampled(crop, lambda p: np.any([in_loops(p, [q]) for q in polygons], axis=0))
+        return _sampled(crop, lambda p: np.any([in_loops(p, [q]) for q in polygons], axis=0), where)
     array = np.asarray(zone)
     if array.ndim == 2 and array.dtype in (np.bool_, np.uint8):
-        return _sampled(crop, lambda p: _in_bitmap(p, array != 0))
+        return _sampled(crop, lambda p: _in_bitmap(p, array != 0), where)
     if array.shape not in ((4,), (len(crop), 4)):
         raise InputError(
             f"zone: expected a box (4,), boxes ({len(crop)}, 4), a polygon (M, 2), a list of polygons, "
@@ -56,7 +60,7 @@ def zone_cells(crop: Crop, zone: object) -> npt.NDArray[np.float64]:
     boxes = np.broadcast_to(as_boxes(array, "zone").astype(np.float64), (len(crop), 4))
     if (crop.rotation == 0).all():
         return _box_shares(crop, boxes)
-    turned = [_sampled(crop[i], partial(_in_box, box)) for i, box in enumerate(boxes)]
+    turned = [_sampled(crop[i], partial(_in_box, box), where[[i]]) for i, box in enumerate(boxes)]
     return np.concatenate(turned)
 
 
@@ -72,7 +76,8 @@ def probability_in(maps: MapLayer | ProbabilityMaps, zone: object) -> npt.NDArra
     layer = maps.widest if isinstance(maps, ProbabilityMaps) else maps
     p = np.maximum(layer.values, 0).astype(np.float64)
     total = p.sum(axis=(-2, -1))
-    held = np.einsum("nkhw,nhw->nk", p, zone_cells(layer.crop, zone), optimize=True)
+    share = zone_cells(layer.crop, zone, np.any(p > 0, axis=1))
+    held = np.einsum("nkhw,nhw->nk", p, share, optimize=True)
     return np.asarray(np.clip(held / np.where(total > 0, total, np.nan), 0, 1))
 
 
@@ -108,14 +113,13 @@ def _as_polygons(zone: object) -> list[Array] | None:
     return [p.astype(np.float64) for p in parts]
 
 
-def _sampled(crop: Crop, inside: Inside) -> npt.NDArray[np.float64]:
-    """(N, h, w) mean of ``inside`` over a grid of points within each cell."""
-    w, h = crop.map_size
+def _sampled(crop: Crop, inside: Inside, cells: Cells) -> npt.NDArray[np.float64]:
+    """(N, h, w) mean of ``inside`` over a grid of points within each of the ``cells``, elsewhere 0."""
+    person, y, x = np.nonzero(cells)
     step = (np.arange(SAMPLES) + 0.5) / SAMPLES - 0.5
-    x = (np.arange(w)[:, None] + step).ravel()
-    y = (np.arange(h)[:, None] + step).ravel()
-    grid = np.stack(np.meshgrid(x, y), axis=-1)
-    points = crop.from_map(np.broadcast_to(grid, (len(crop), *grid.shape))).reshape(-1, 2)
+    within = np.stack(np.meshgrid(step, step), axis=-1).reshape(-1, 2)
+    grid = np.stack([x, y], axis=1)[:, None] + within
+    points = crop[person].from_map(grid).reshape(-1, 2)
     known = np.isfinite(points).all(axis=1)
     share = np.zeros(len(points))
     found = np.asarray(inside(points[known]), np.float64)
@@ -124,7 +128,9 @@ def _sampled(crop: Crop, inside: Inside) -> npt.NDArray[np.float64]:
     share[known] = found
     if not ((share >= 0) & (share <= 1)).all():
         raise InputError("zone: the function must give bool or numbers in [0, 1]")
-    return np.asarray(share.reshape(len(crop), h, SAMPLES, w, SAMPLES).mean(axis=(2, 4)))
+    out = np.zeros(cells.shape)
+    out[person, y, x] = share.reshape(len(person), SAMPLES**2).mean(axis=1)
+    return out
 
 
 def _in_bitmap(points: npt.NDArray[np.float64], bitmap: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
