@@ -46,7 +46,7 @@ def guess(score: float, image_id: int = 1, x: float = 100, y: float = 100, **fie
                 0: (x, y, 1),
                 1: (x - 50, y - 50, 1),
                 2: (x + 50, y + 50, 1),
-                **{i: (x, y, 1.0) for i in range(3, K)},
+                **dict.fromkeys(range(3, K), (x, y, 1.0)),
             }
         ),
     }

@@ -66,7 +66,7 @@ class GroundTruth:
     area: Floats
     crowd: npt.NDArray[np.bool_]
     keypoints: Floats | None
-    num_keypoints: Ints
+    num_keypoints: Floats
     pad_to_contain: Floats | None
 
 
@@ -187,7 +187,7 @@ def read_ground_truth(
         area=area,
         crowd=_numbers(annotations, "iscrowd", where, (), default=0.0) != 0,
         keypoints=points,
-        num_keypoints=_numbers(annotations, "num_keypoints", where, (), default=-1.0).astype(np.int64),
+        num_keypoints=_numbers(annotations, "num_keypoints", where, (), default=-1.0),
         pad_to_contain=pads,
     )
 
@@ -347,11 +347,11 @@ def _short(value: object) -> str:
 
 def _integers(records: Sequence[Record], key: str, where: str) -> Ints:
     values = _numbers(records, key, where, ())
-    whole = values == np.floor(values)
+    whole = (values == np.floor(values)) & (np.abs(values) < 2.0**63)
     if not whole.all():
         i = int(np.flatnonzero(~whole)[0])
         raise InputError(
-            f"{where} {_name(records[i], i)}: field {key!r} must be a whole number, got {values[i]}"
+            f"{where} {_name(records[i], i)}: field {key!r} must be a whole number of 64 bits, got {values[i]}"
         )
     # by way of the original numbers: float64 does not hold every 64-bit id
     return np.array([int(r[key]) for r in records], np.int64)
