@@ -121,7 +121,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 # JSON
 
 
-def people_to_json(people: People, **meta: Any) -> dict[str, Any]:
+def people_to_json(people: People, /, **meta: Any) -> dict[str, Any]:
     """People as a document of ``docs/schema/people-1.json``, ready for `json.dumps`.
 
     Args:
@@ -179,7 +179,9 @@ def people_from_json(document: Any) -> People:
         if strange:
             raise InputError(f"people[{i}]: unknown {', '.join(strange)}; known: {', '.join(sorted(known))}")
     size = (image["width"], image["height"])
-    told = document.get("fields") or ()
+    told = document.get("fields", [])
+    if not isinstance(told, list):
+        raise InputError("fields: expected a list of names")
     there = {key for key in _KEYS.values() if key in told or any(key in p for p in persons)}
     values = {
         name: _column_from_json([p.get(key) for p in persons], name, size, skeleton)
@@ -187,6 +189,12 @@ def people_from_json(document: Any) -> People:
         if key in there
     }
     source = Source(image.get("path"), image.get("id"), image.get("frame"))
+    if (
+        not isinstance(source.path, str | None)
+        or not isinstance(source.image_id, str | int | None)
+        or not isinstance(source.frame, int | None)
+    ):
+        raise InputError("image: path is a text, id a text or whole number, frame a whole number")
     return People(
         size, source if source != Source() else None, skeleton, extra=_extra_from_json(persons), **values
     )
@@ -243,8 +251,11 @@ def _numbers(entry: Any, name: str, i: int) -> npt.NDArray[np.float64]:
 
 def _extra_from_json(persons: list[Mapping[str, Any]]) -> dict[str, npt.NDArray[Any]]:
     columns: dict[str, npt.NDArray[Any]] = {}
-    for name in sorted({k for p in persons for k in p.get("extra", {})}):
-        entries = [p.get("extra", {}).get(name) for p in persons]
+    extras = [p.get("extra", {}) for p in persons]
+    if not all(isinstance(e, Mapping) for e in extras):
+        raise InputError("extra: expected an object with entries by name")
+    for name in sorted({k for e in extras for k in e}):
+        entries = [e.get(name) for e in extras]
         try:
             a = np.asarray(entries)
             columns[name] = a if not a.dtype.hasobject else np.asarray(entries, np.float64)
