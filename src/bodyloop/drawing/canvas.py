@@ -95,16 +95,14 @@ class Canvas:
         left, top = self.sheet.margins[:2]
         return self.pixels[top : top + h, left : left + w]
 
-    def frame(self, width: float) -> None:
+    def frame(self, width: int) -> None:
         """A line around the photo, just outside it, on the sides where the sheet goes on."""
-        if self.sheet.size == self.sheet.scaled:
-            return
         w, h = self.sheet.scaled
         left, top = self.sheet.margins[:2]
-        lo, hi = np.array([left, top]) - 0.5, np.array([left + w, top + h]) - 0.5
-        inner = np.array([[lo[0], lo[1]], [hi[0], lo[1]], [hi[0], hi[1]], [lo[0], hi[1]]])
-        outer = inner + width * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
-        self.paint([(outer, inner)], PAPER_INK)
+        y0, x0 = max(top - width, 0), max(left - width, 0)
+        kept = self.photo.copy()
+        self.pixels[y0 : top + h + width, x0 : left + w + width] = PAPER_INK
+        self.photo[:] = kept
 
     def mute(self, amount: float) -> None:
         """Take colour and light from the photo, so that heat over it can be read."""

@@ -132,6 +132,10 @@ class Figure:
             if look != Look.CERTAIN:  # hollow joints stay hollow
                 start = start + (end - start) * min(radii[a] / length, 0.9)
             radius = min(0.5 * self.width, 0.12 * length + 0.5)
+            kept = shapes.clipped(start, end, -4 * self.width, np.array(canvas.sheet.size) + 4 * self.width)
+            if kept is None:
+                continue
+            start, end = kept
             core, edge = self._limb(look, start, end, radius)
             by_colour.setdefault(self.colours[a], []).extend(core)
             halo.extend(edge)
@@ -162,6 +166,7 @@ class Figure:
         by_colour: dict[RGB, list[Shape]] = {}
         for k in chosen:
             p, r = self.points[k], float(radii[k])
+            r = r if look == Look.CERTAIN else max(r, 1.9)  # below, a ring has no hole
             mine = by_colour.setdefault(self.colours[k], [])
             if look == Look.CERTAIN:
                 halo.append(shapes.disc(p, r + 2 * rim))
@@ -175,8 +180,8 @@ class Figure:
                 line = max(0.4, 0.13 * r)
                 arc = shapes.circle(p, r)
                 step = 2 * np.pi * r / 5
-                halo.extend(shapes.dashes(arc, line + 0.8 * rim, 0.55 * step, 0.45 * step, closed=True))
-                mine.extend(shapes.dashes(arc, line, 0.55 * step, 0.45 * step, closed=True))
+                halo.extend(shapes.dashes(arc, line + 0.5 * rim, 0.45 * step, 0.55 * step, closed=True))
+                mine.extend(shapes.dashes(arc, line, 0.45 * step, 0.55 * step, closed=True))
         canvas.paint(halo, INK, (0.6, 0.55, 0.4)[look])
         canvas.paint(white, WHITE)
         for colour, group in by_colour.items():

@@ -253,7 +253,7 @@ class _Scene:
     def paint(self) -> None:
         """Everything but the words."""
         canvas, what = self.canvas, self.what
-        canvas.frame(max(1.0, 0.0035 * max(self.sheet.scaled)))
+        canvas.frame(max(1, round(0.0035 * max(self.sheet.scaled))))
         upwards = range(len(self.people) - 1, -1, -1)
         if what.maps and self.people.maps is not None:
             canvas.mute(what.style.mute)
@@ -386,12 +386,14 @@ def _box(people: People, i: int) -> npt.NDArray[np.float64] | None:
 
 
 def _extent(people: People, i: int) -> float:
-    """A person's longer side in image px, as far as it can be in the photo; the photo's own where unknown."""
+    """A person's longer side in image px, as far as it is in the photo; of middling size where unknown."""
+    unknown = 0.4 * max(people.image_size)
     box = _box(people, i)
     if box is None:
-        return float(max(people.image_size))
+        return unknown
     inside = np.clip(box, 0, [*people.image_size, *people.image_size])
-    return float(max(abs(inside[2] - inside[0]), abs(inside[3] - inside[1]), 1.0))
+    longer = float(max(abs(inside[2] - inside[0]), abs(inside[3] - inside[1])))
+    return longer if longer >= 2 else unknown
 
 
 def _held(sheet: Sheet, points: Points, inset: float) -> tuple[Points, Points]:

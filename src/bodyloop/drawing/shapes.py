@@ -49,7 +49,7 @@ def dashes(points: Points, radius: float, dash: float, gap: float, *, closed: bo
     total = float(along[-1])
     if total <= 0:
         return [disc(p[0], radius)]
-    count = int(np.clip(round((total + gap) / (dash + gap)), 1, 2000))
+    count = int(np.clip(round((total if closed else total + gap) / (dash + gap)), 1, 2000))
     period = total / count if closed else (total + gap) / count
     out: list[Shape] = []
     for i in range(count):
@@ -59,6 +59,19 @@ def dashes(points: Points, radius: float, dash: float, gap: float, *, closed: bo
         piece = np.stack([np.interp(at, along, p[:, c]) for c in (0, 1)], axis=1)
         out.append(Stroke(piece, radius))
     return out
+
+
+def clipped(a: Points, b: Points, low: Points | float, high: Points | float) -> tuple[Points, Points] | None:
+    """The part of the segment from ``a`` to ``b`` between the corners ``low`` and ``high``; None outside."""
+    d = b - a
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.stack([(low - a) / d, (high - a) / d])
+    inside = (a >= low) & (a <= high)
+    t = np.where(d == 0, np.where(inside, [[-np.inf], [np.inf]], [[np.inf], [-np.inf]]), t)
+    enter, leave = max(0.0, float(t.min(axis=0).max())), min(1.0, float(t.max(axis=0).min()))
+    if (d == 0).any() and not inside[d == 0].all():
+        return None
+    return (a + enter * d, a + leave * d) if enter < leave else None
 
 
 def rectangle(low: npt.ArrayLike, high: npt.ArrayLike, corner: float = 0.0) -> Points:

@@ -11,13 +11,13 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from bodyloop.drawing.canvas import Canvas, Sheet
-from bodyloop.drawing.palette import PAPER, PAPER_INK, WHITE
+from bodyloop.drawing.palette import PAPER, PAPER_INK, RGB, WHITE
 from bodyloop.drawing.picture import Picture, write_whole
 from bodyloop.drawing.text import MIN_TEXT, clean, stamp, stencil
 from bodyloop.errors import FileError, InputError
@@ -70,13 +70,23 @@ def strip(
     *,
     height: int | None = None,
     title: str | None = None,
+    align: Literal["height", "photo"] = "height",
 ) -> Picture:
-    """Pictures in one row, all brought to the same height (the lowest picture's, at most `CELL`, by default).
+    """Pictures in one row, all of the same height.
+
+    Args:
+        pictures, captions, title: as in `contact_sheet`.
+        height: px; by default the lowest picture's, at most `CELL`.
+        align: "height" scales each picture on its own; "photo" keeps their sizes to each other and lays the
+            photos' corners on one line, which shows what was cropped.
 
     Raises:
         InputError: as `contact_sheet`.
     """
-    shown = [_pixels(p) for p in _some(pictures)]
+    if align not in ("height", "photo"):
+        raise InputError(f"strip: align must be 'height' or 'photo', got {align!r}")
+    some = _some(pictures)
+    shown = _aligned(some, None, WHITE) if align == "photo" else [_pixels(p) for p in some]
     wanted = _whole(
         "height", min(CELL, min(p.shape[0] for p in shown)) if height is None else height, MAX_SIDE
     )
@@ -221,7 +231,7 @@ def _wrap(text: str, size: int, width: int) -> list[str]:
     return lines
 
 
-def _aligned(pictures: Sequence[Like], width: int | None) -> list[Pixels]:
+def _aligned(pictures: Sequence[Like], width: int | None, blank: RGB = PAPER) -> list[Pixels]:
     """Frames of one size with the photos' corners in the same place."""
     pixels = [_pixels(p) for p in pictures]
     origins = np.array([p.origin if isinstance(p, Picture) else (0, 0) for p in pictures])
@@ -229,10 +239,10 @@ def _aligned(pictures: Sequence[Like], width: int | None) -> list[Pixels]:
     corner = origins.max(axis=0)
     w, h = (corner + (sizes - origins).max(axis=0)).tolist()
     if max(w, h) > MAX_SIDE:
-        raise InputError(f"animate: frames of {w} x {h} px are too large; give smaller pictures")
+        raise InputError(f"pictures of {w} x {h} px together are too large; give smaller ones")
     out = []
     for p, (x, y) in zip(pixels, corner - origins, strict=True):
-        frame = np.full((h, w, 3), PAPER, np.uint8)
+        frame = np.full((h, w, 3), blank, np.uint8)
         frame[y : y + p.shape[0], x : x + p.shape[1]] = p
         out.append(frame if width is None or w <= width else _shrunk(frame, width / w))
     return out

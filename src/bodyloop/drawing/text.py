@@ -136,4 +136,5 @@ def beside(
     first = [right, left] if outward is None or outward[0] >= 0 else [left, right]
     near = 0.7 * gap
     corners = [(x + i * near, y + j * near, 0.5 - 0.5 * i, 0.5 - 0.5 * j) for j in (-1, 1) for i in (1, -1)]
-    return [*first, below, above, *corners]
+    away = [(x, y + j * 3 * gap, 0.5, 0.5 - 0.5 * j) for j in (-1, 1)]
+    return [*first, below, above, *corners, *away]
