@@ -40,10 +40,14 @@ def test_same_answers_from_a_small_file(tmp_path: Path) -> None:
     net = rtmdet_n().train()
     for conv in net.bbox_head.rtm_cls:
         torch.nn.init.normal_(conv.get_parameter("weight"), std=2.0)
+    for m in net.modules():
+        if isinstance(m, torch.nn.BatchNorm2d):
+            m.momentum = 1.0
     with torch.no_grad():
         net(torch.randn(4, 3, 96, 96))  # statistics that fit the weights
-    path = tmp_path / "d.onnx"
+    path, exact = tmp_path / "d.onnx", tmp_path / "exact.onnx"
     own = export_detector(net, CARD, path)
+    export_detector(net, CARD, exact, half=False)
     assert net.training
     assert own.weights is not None and own.weights.file == "d.onnx"
     assert path.stat().st_size < 6_000_000
@@ -51,10 +55,14 @@ def test_same_answers_from_a_small_file(tmp_path: Path) -> None:
     assert Card.from_metadata(engine.metadata) == own
     pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 96, 3), dtype=np.uint8)
     with torch.inference_mode():
-        expected = detector_function(net.eval(), CARD)(torch.from_numpy(pixels))
-    found = engine.run({"images": pixels}, ["boxes", "scores"])
-    assert float(np.std(expected["scores"].numpy())) > 0.01
-    assert np.abs(found["scores"] - expected["scores"].numpy()).max() < 2e-3  # weights in half precision
-    assert np.abs(found["boxes"] - expected["boxes"].numpy()).max() < 0.1
+        truth = detector_function(net.eval(), CARD)(torch.from_numpy(pixels))
+    assert float(truth["scores"].std()) > 0.1
+    for file, scores, boxes in (
+        (exact, 1e-4, 1e-2),
+        (path, 0.03, 1.0),
+    ):  # px; random weights amplify rounding
+        found = OnnxEngine(file, threads=1).run({"images": pixels}, ["boxes", "scores"])
+        assert np.abs(found["scores"] - truth["scores"].numpy()).max() < scores
+        assert np.abs(found["boxes"] - truth["boxes"].numpy()).max() < boxes
     people = RTMDetDetector.from_card(engine, own).detect([Image(p) for p in pixels])
     assert len(people) == 3 and all(len(p) for p in people)

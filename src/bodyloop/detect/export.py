@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def detector_function(network: nn.Module, card: Card) -> DetectorFunction:
-    """The card's preprocessing around its network, for a `TorchEngine` or `export_detector`.
+    """The card's preprocessing around its network (put into evaluation mode), for engines and export.
 
     Raises:
         ModelError: the card is of another kind.
@@ -55,9 +55,8 @@ def export_detector(network: nn.Module, card: Card, path: str | Path, *, half: b
     onnx = _import_onnx()
     import torch
 
-    function = detector_function(network, card)
     was_training = network.training
-    network.eval()
+    function = detector_function(network, card)
     batch = torch.export.Dim("batch")
     try:
         with _quiet():

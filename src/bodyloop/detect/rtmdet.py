@@ -84,7 +84,11 @@ class RTMDetDetector:
         self.preprocess = preprocess
         self.detection = detection
         self.parity = parity or DetectorParity()
+        self.name = "detector"
         self._batch = batch
+
+    def __str__(self) -> str:
+        return self.name
 
     @classmethod
     def from_card(
@@ -103,10 +107,12 @@ class RTMDetDetector:
         """
         if card.detection is None:
             raise ModelError(f"{card.name!r} is no detector but a {card.kind} model")
-        return cls(
+        detector = cls(
             engine, card.preprocess, card.detection,
             score_threshold=score_threshold, batch=batch, parity=parity,
         )  # fmt: skip
+        detector.name = card.name
+        return detector
 
     def detect(self, images: Sequence[Image]) -> list[People]:
         """The people of each photo: boxes in photo px and scores, best first; perhaps none."""
