@@ -1,7 +1,7 @@
 """A pose network of a few lines: each keypoint is where its colour is strongest.
 
 Keypoint k of the skeleton sees one colour channel; its map is that channel's brightness, sharpened and
-normalised over the crop. So the right answers are known from the picture alone, and the network mirrors exactly.
+normalised over the crop. So the right answers are known from the picture, and the network mirrors exactly.
 """
 
 from __future__ import annotations

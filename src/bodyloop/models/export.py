@@ -62,8 +62,9 @@ def pose_function(network: nn.Module, card: Card, *, bound: float | None = 1.0) 
         if given != expected:
             raise ModelError(f"card {card.name!r}: {what} is {expected}, the network's is {given}")
     has = _outputs_of(network)
-    trained = [n for n in (*card.outputs, "logits", "logits_outer", "features") if n in has]
-    missing = [n for n in card.outputs if n not in has]
+    named = [*card.outputs, *(["maps_outer"] if card.head == "double" else [])]
+    trained = [n for n in dict.fromkeys((*named, "logits", "logits_outer", "features")) if n in has]
+    missing = [n for n in named if n not in has]
     if missing:
         raise ModelError(f"card {card.name!r} names outputs that the network lacks: {', '.join(missing)}")
     if "error" in has and "error" not in trained:
@@ -201,17 +202,20 @@ def _trace(function: PoseFunction, names: Sequence[str], opset: int) -> onnx.Mod
     crops = function.blank(2)["crops"]
     arguments = (crops, *(buffers[n].clone() for n in order))
     batch = torch.export.Dim("batch")
-    with _newton(function.network), _quiet():
-        program = torch.onnx.export(
-            Graph().eval(),
-            arguments,
-            dynamo=True,
-            input_names=["crops", *(f"temperature.{n}" for n in order)],
-            output_names=list(names),
-            dynamic_shapes=({0: batch}, tuple({} for _ in order)),
-            opset_version=opset,
-            verbose=False,
-        )
+    try:
+        with _newton(function.network), _quiet():
+            program = torch.onnx.export(
+                Graph().eval(),
+                arguments,
+                dynamo=True,
+                input_names=["crops", *(f"temperature.{n}" for n in order)],
+                output_names=list(names),
+                dynamic_shapes=({0: batch}, *([tuple({} for _ in order)] if order else [])),
+                opset_version=opset,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as e:
+        raise ModelError(f"torch could not write the network as ONNX: {str(e).splitlines()[0]}") from e
     if program is None:
         raise ModelError("torch could not write the network as ONNX")
     model: onnx.ModelProto = program.model_proto
