@@ -42,6 +42,15 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         Picture(NOISE).save(tmp_path / "nowhere" / "a.png")
 
 
+def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.webp"):
+        with pytest.raises(FileError, match=r"a\."):
+            Picture(np.zeros((1, 70_000, 3), np.uint8)).save(tmp_path / name)
+    with pytest.raises(FileError):
+        Picture(NOISE).save(f"{tmp_path}/\0.png")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = Picture(NOISE).save(tmp_path / "a.png")
     old = target.read_bytes()

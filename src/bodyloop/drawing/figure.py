@@ -102,7 +102,7 @@ class Figure:
         if len(alone) > 1:  # dense clouds without limbs, such as a face's outline
             p = self.points[alone]
             apart = np.hypot(*(p[:, None] - p[None]).transpose(2, 0, 1)) + np.diag(np.full(len(p), np.inf))
-            r[alone] = np.minimum(r[alone], 0.4 * apart.min(axis=1))
+            r[alone] = np.minimum(0.6 * self.width, 0.35 * apart.min(axis=1))
         return np.asarray(np.maximum(r, max(1.1, 0.35 * self.width)))
 
     def draw(self, canvas: Canvas) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bodyloop.errors import FileError, InputError
+from bodyloop.storage import atomic_write
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
@@ -95,28 +95,13 @@ class Picture:
 
 
 def write_whole(target: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Let ``write`` fill a file beside ``target``, then put it in place in one step.
+    """Let ``write`` fill a file that takes its place when it is complete.
 
     Raises:
-        FileError: the folder is missing, not writable or full; nothing is left behind.
+        FileError: the folder is missing, not writable or full, or the format cannot hold the picture.
     """
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name[:40]}.", suffix=".part", dir=target.parent)
-    except (OSError, ValueError) as e:
-        raise FileError(f"{target}: cannot be written ({e}); is the folder there and writable?") from e
-    part = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as f:
-            write(f)
-        part.chmod(0o666 & ~_umask())
-        part.replace(target)
-    except (OSError, ValueError) as e:
-        raise FileError(f"{target}: cannot be written ({e})") from e
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        with atomic_write(target) as file:
+            write(file)
+    except ValueError as e:  # a NUL in the path, or more pixels than the format has room for
+        raise FileError(f"{target}: cannot be written: {e}") from e
