@@ -1,0 +1,311 @@
+"""CropCOCO: one crop worked by hand, the properties of the procedure, hostile files."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bodyloop.data import cropcoco as m
+from bodyloop.errors import FileError, InputError
+from bodyloop.geometry import activation_windows
+from bodyloop.masks import Masks
+
+IMAGE = {"id": 7, "width": 200, "height": 100, "file_name": "7.jpg", "license": 3}
+WHOLE = m.Rectangle(0, 0, 200, 100)
+
+
+def person(points: list[tuple[float, float, int]], bbox: list[float], **fields: Any) -> dict[str, Any]:
+    flat = [v for p in points for v in p]
+    base = {
+        "id": 1, "image_id": 7, "category_id": 1, "iscrowd": 0, "bbox": bbox, "area": 600.0,
+        "num_keypoints": sum(p[2] > 0 for p in points), "keypoints": flat,
+    }  # fmt: skip
+    return base | fields
+
+
+def coco(annotations: list[dict[str, Any]], images: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+    names = [f"k{i}" for i in range(len(annotations[0]["keypoints"]) // 3)] if annotations else ["k"]
+    return {
+        "info": {"year": 2017},
+        "images": [IMAGE] if images is None else images,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "person", "keypoints": names}],
+    }
+
+
+def test_a_crop_by_hand() -> None:
+    """Box 60..100 x 20..80; crop 50..90 x 10..60 leaves 10..40 x 10..50 of it, 30 x 40 = 3:4.
+
+    Window at padding 1.25: centre (25, 30), 37.5 x 50: x 6.25..43.75, y 5..55.
+    """
+    points = [
+        (70, 30, 2),  # -> 20, 20: inside all
+        (75, 40, 1),  # -> 25, 30: hidden before, hidden now
+        (92.5, 40, 2),  # -> 42.5, 30: beyond the crop (40 wide), inside the window
+        (95, 40, 2),  # -> 45, 30: beyond the window
+        (70, 65.5, 1),  # -> 20, 55.5: below both
+        (55, 40, 2),  # -> 5, 30: in the crop, left of the window
+        (0, 0, 0),
+        (71, 31, 3),  # an old 3 that is inside the new window
+        (33, 44, 0),  # unlabelled, whatever its numbers
+        (90, 60, 2),  # -> 40, 50: the first pixel beyond the crop
+    ]
+    segmentation = [[60, 20, 100, 20, 100, 80, 60, 80]]
+    before = person(points, [60, 20, 40, 60], segmentation=segmentation, area=2400)
+    image, people = m.cut_annotations(IMAGE, [before], m.Rectangle(50, 10, 40, 50))
+    assert image == IMAGE | {
+        "width": 40,
+        "height": 50,
+        "crop": {"x": 50, "y": 10, "width": 40, "height": 50, "full_width": 200, "full_height": 100},
+    }
+    (a,) = people
+    assert a["bbox"] == [10, 10, 30, 40] and a["bbox_amodal"] == [10, 10, 40, 60]
+    assert a["keypoints"] == [
+        20, 20, 2, 25, 30, 1, 42.5, 30, 1, 45, 30, 3, 20, 55.5, 3, 5, 30, 3, 0, 0, 0, 21, 21, 1, 0, 0, 0,
+        40, 50, 1,
+    ]  # fmt: skip
+    assert a["num_keypoints"] == 8
+    assert a["area"] == 30 * 40  # pixels of the cut mask
+    mask = Masks.from_rle([a["segmentation"]], (40, 50)).bitmap(0)
+    assert mask[10:, 10:].all() and mask.sum() == 1200
+    # window at padding 1: 30 x 40, x 10..40, y 10..50; (45, 30) is 5 beyond: 1 + 2 * 5 / 30
+    expected = [1, 1, 1 + 5 / 30, 1 + 10 / 30, 1 + 11 / 40, 1 + 10 / 30, -1, 1, -1, 1]
+    np.testing.assert_allclose(a["pad_to_contain"], expected, rtol=0, atol=1e-12)
+
+
+def test_masks_and_areas() -> None:
+    inside = [[10, 10, 20, 10, 20, 20, 10, 20]]
+    points = [(15, 15, 2)]
+    r = m.Rectangle(5, 5, 30, 30)
+    rle = Masks.from_polygons([inside], (200, 100)).rle(0)
+    box = [10, 10, 10, 10]
+    cases = {
+        "polygon inside stays one": (person(points, box, segmentation=inside), 100),
+        "rle": (person(points, box, segmentation=rle), 100),
+        "none": (
+            person(points, [0, 10, 10, 10], segmentation=[], area=80.0),
+            40.0,
+        ),  # half of the box is left
+        "no field": (person(points, [0, 10, 10, 10], area=80.0), 40.0),
+    }
+    for name, (before, area) in cases.items():
+        (a,) = m.cut_annotations(IMAGE, [before], r)[1]
+        assert a["area"] == area, name
+    (a,) = m.cut_annotations(IMAGE, [cases["polygon inside stays one"][0]], r)[1]
+    assert a["segmentation"] == [[5, 5, 15, 5, 15, 15, 5, 15]]
+    (a,) = m.cut_annotations(IMAGE, [cases["rle"][0]], r)[1]
+    assert Masks.from_rle([a["segmentation"]], (30, 30)).areas[0] == 100
+
+
+@pytest.mark.parametrize(
+    ("bbox", "kept"),
+    [
+        ([0, 0, 100, 20], True),  # 5 of 100 columns: exactly 5 %
+        ([0, 0, 101, 20], False),  # less than 5 %
+        ([94, 0, 2, 20], True),  # a pixel wide
+        ([94.5, 0, 0.9, 20], False),
+        ([110, 0, 10, 10], False),
+    ],
+)
+def test_who_is_dropped(bbox: list[float], kept: bool) -> None:
+    r = m.Rectangle(95, 0, 5, 100)
+    for crowd in (0, 1):
+        people = m.cut_annotations(IMAGE, [person([(1, 1, 2)], bbox, iscrowd=crowd)], r)[1]
+        assert bool(people) == kept
+
+
+def test_the_whole_image_is_the_identity_but_for_points_outside_their_window() -> None:
+    far, near = (199, 99, 2), (30, 30, 1)
+    before = person(
+        [near, far, (0, 0, 0)], [20.5, 20.25, 30, 40.125], segmentation=[[20, 20, 50, 20, 50, 60]]
+    )
+    image, (a,) = m.cut_annotations(IMAGE, [before], WHOLE)
+    assert {k: image[k] for k in IMAGE} == IMAGE
+    assert a["keypoints"] == [30, 30, 1, 199, 99, 3, 0, 0, 0]
+    changed = {"keypoints", "bbox_amodal", "pad_to_contain"}
+    assert {k: v for k, v in a.items() if k not in changed} == {
+        k: v for k, v in before.items() if k not in changed
+    }
+    assert a["bbox_amodal"] == before["bbox"]
+
+
+@st.composite
+def files(draw: st.DrawFn) -> dict[str, Any]:
+    """One to three images with people of five keypoints; boxes around the points, sometimes too small."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    images, people = [], []
+    for i in range(draw(st.integers(1, 3))):
+        w, h = (int(v) for v in rng.integers(20, 300, 2))
+        images.append({"id": i, "width": w, "height": h, "file_name": f"{i}.jpg"})
+        for _ in range(draw(st.integers(0, 3))):
+            xy = rng.uniform(0, 1, (5, 2)) * (w, h)
+            flags = rng.integers(0, 4, 5)
+            low, high = xy.min(axis=0), xy.max(axis=0)
+            grow = rng.uniform(-0.3, 0.3) * (high - low)
+            box = [*(low - grow), *(high - low + 2 * grow)]
+            flat = np.where(flags[:, None] > 0, np.column_stack([xy, flags]), 0).ravel().tolist()
+            people.append(
+                {
+                    "id": len(people) + 1, "image_id": i, "category_id": 1, "bbox": [float(v) for v in box],
+                    "iscrowd": int(rng.uniform() < 0.1), "area": 10.0, "keypoints": flat,
+                }
+            )  # fmt: skip
+    return coco(people, images) if people else coco([], images)
+
+
+@settings(max_examples=60, deadline=None)
+@given(files(), st.integers(0, 1000))
+def test_properties(document: dict[str, Any], seed: int) -> None:
+    before = copy.deepcopy(document)
+    r = m.build(document, seed)
+    assert document == before
+    assert r.to_bytes() == m.build(document, seed).to_bytes()
+    counted = {str(f): 0 for f in range(4)}
+    sizes = {i["id"]: i for i in r.document["images"]}
+    old = {a["id"]: a for a in document["annotations"]}
+    somebody_cut = dict.fromkeys(sizes, False)
+    for a in r.document["annotations"]:
+        image = sizes[a["image_id"]]
+        crop = image["crop"]
+        assert 0 <= crop["x"] <= crop["full_width"] - crop["width"]
+        x, y, w, h = a["bbox"]
+        assert x >= 0 and y >= 0 and x + w <= image["width"] + 1e-9 and y + h <= image["height"] + 1e-9
+        points = np.array(a["keypoints"]).reshape(-1, 3)
+        was = np.array(old[a["id"]]["keypoints"]).reshape(-1, 3)
+        assert ((points[:, 2] > 0) == (was[:, 2] > 0)).all()
+        known = points[:, 2] > 0
+        np.testing.assert_allclose(
+            points[known, :2] + (crop["x"], crop["y"]), was[known, :2], rtol=0, atol=1e-9
+        )
+        x1, y1, x2, y2 = activation_windows([a["bbox"]])[0]
+        out = (points[:, 0] < x1) | (points[:, 0] > x2) | (points[:, 1] < y1) | (points[:, 1] > y2)
+        assert (points[known & out, 2] == 3).all() and (points[known & ~out, 2] <= 2).all()
+        beyond = (points[:, :2] < 0).any(axis=1) | (points[:, 0] >= image["width"])
+        beyond |= points[:, 1] >= image["height"]
+        assert (points[known & beyond, 2] != 2).all()
+        pads = np.array(a["pad_to_contain"])
+        assert (pads[~known] == -1).all() and ((pads > 1.25 + 1e-9) <= out)[known].all()
+        assert a["num_keypoints"] == known.sum()
+        for f in points[:, 2]:
+            counted[str(int(f))] += 1
+        if not a["iscrowd"]:
+            somebody_cut[a["image_id"]] |= bool((known & beyond).any())
+    assert r.statistics["flags"] == counted
+    assert all(somebody_cut.values())
+    assert set(r.statistics["flags_per_image"]) == {str(i) for i in sizes}
+    assert r.statistics["images"] + r.statistics["skipped"] == len(document["images"])
+
+
+def test_an_image_does_not_depend_on_the_others() -> None:
+    points = [(20, 20, 2), (30, 30, 2), (40, 40, 2), (190, 90, 2)]
+    one = person(points, [10, 10, 185, 85])
+    other_image = IMAGE | {"id": 8}
+    two = one | {"id": 2, "image_id": 8}
+    both = m.build(coco([two, one], [other_image, IMAGE]), 5)
+    alone = m.build(coco([one]), 5)
+    assert alone.document["images"][0] in both.document["images"]
+    assert alone.document["annotations"][0] in both.document["annotations"]
+    assert m.build(coco([one]), 6).document["images"] != alone.document["images"]
+
+
+@pytest.mark.parametrize("crowd", [True, False])
+def test_images_without_anybody_to_cut_are_skipped(crowd: bool) -> None:
+    nobody = person([(5, 5, 2), (6, 6, 2), (7, 7, 2), (150, 80, 2)], [0, 0, 160, 90], iscrowd=1)
+    if not crowd:
+        nobody = person([(0, 0, 0)] * 4, [0, 0, 160, 90])
+    r = m.build(coco([nobody]), 0)
+    assert r.document["images"] == [] and r.statistics["skipped"] == 1
+
+
+def test_photos_are_cut_and_written(tmp_path: Path) -> None:
+    import cv2
+
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 255, (100, 200, 3), np.uint8)
+    (tmp_path / "in").mkdir()
+    cv2.imwrite(str(tmp_path / "in" / "7.jpg"), pixels, [cv2.IMWRITE_JPEG_QUALITY, 100])
+    points = [(20, 20, 2), (30, 30, 2), (40, 40, 2), (190, 90, 2)]
+    document = m.build(coco([person(points, [10, 10, 185, 85])]), 3).document
+    assert m.write_images(document, tmp_path / "in", tmp_path / "out") == 1
+    image = document["images"][0]
+    written = cv2.imread(str(tmp_path / "out" / "7.jpg"))
+    assert written.shape[:2] == (image["height"], image["width"])
+    assert m.write_images(document, tmp_path / "in", tmp_path / "out") == 0  # nothing is done twice
+    part = m.cut_image(pixels, image)
+    assert np.array_equal(part[0, 0], pixels[image["crop"]["y"], image["crop"]["x"]])
+    with pytest.raises(InputError, match="its labels are for 200 x 100"):
+        m.cut_image(pixels[:50], image)
+    with pytest.raises(FileError, match=r"7\.jpg"):
+        m.write_images(document, tmp_path / "nowhere", tmp_path / "out2")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bbox": None}, "annotation id 1: field 'bbox'"),
+        ({"bbox": [1, 2, 3]}, "annotation id 1: field 'bbox'"),
+        ({"bbox": [1, 2, -3, 4]}, "annotation id 1: field 'bbox'"),
+        ({"bbox": [1, 2, float("nan"), 4]}, "annotation id 1: field 'bbox'"),
+        ({"keypoints": [1, 2]}, "annotation id 1: field 'keypoints'"),
+        ({"keypoints": ["a", 2, 1]}, "annotation id 1: field 'keypoints'"),
+        ({"keypoints": [float("nan"), 2, 1]}, "annotation id 1: field 'keypoints'"),
+        ({"segmentation": [[1, 2]]}, "annotation id 1: field 'segmentation'"),
+        ({"segmentation": {"size": [5, 5], "counts": [25]}}, "annotation id 1: field 'segmentation'"),
+        ({"image_id": 9}, "annotation id 1 is of an image 9"),
+        ({"image_id": "x"}, "field 'image_id' must be a whole number"),
+    ],
+)
+def test_malformed_annotations(change: dict[str, Any], message: str) -> None:
+    points = [(20, 20, 2), (30, 30, 2), (40, 40, 2), (190, 90, 2)]
+    sound = person(points, [10, 10, 185, 85])
+    assert m.build(coco([sound]), 3).document["images"]  # so that the error is the change's
+    with pytest.raises(InputError, match=message):
+        m.build(coco([sound | change]), 3)
+
+
+def test_malformed_images_and_files() -> None:
+    sound = person([(20, 20, 2), (30, 30, 2), (40, 40, 2), (190, 90, 2)], [10, 10, 185, 85])
+    with pytest.raises(InputError, match="no list 'categories'"):
+        m.build({"images": [], "annotations": []})
+    with pytest.raises(InputError, match="'width' must be a whole number"):
+        m.build(coco([sound], [{"id": 7, "height": 3}]))
+    with pytest.raises(InputError, match="must be positive"):
+        m.build(coco([sound], [IMAGE | {"width": 0}]))
+    with pytest.raises(InputError, match="must not be negative"):
+        m.build(coco([sound]), -1)
+    with pytest.raises(InputError, match="does not contain"):
+        m.cut_annotations(IMAGE, [sound], m.Rectangle(190, 0, 20, 20))
+
+
+def test_the_data_set() -> None:
+    folder = os.environ.get("BODYLOOP_DATA")
+    if not folder:
+        pytest.skip("needs the photographs; set BODYLOOP_DATA to their folder")
+    document = json.loads((Path(folder) / "coco" / "dev.json").read_text())
+    r = m.build(document, 0)
+    flags = r.statistics["flags"]
+    assert r.statistics["images"] > 150 and min(flags["1"], flags["3"]) > 300
+    whole = [
+        m.cut_annotations(i, [a for a in document["annotations"] if a["image_id"] == i["id"]],
+                          m.Rectangle(0, 0, i["width"], i["height"]))[1]
+        for i in document["images"]
+    ]  # fmt: skip
+    old = {a["id"]: a for a in document["annotations"]}
+    threes = 0
+    for a in (a for people in whole for a in people):
+        was = np.array(old[a["id"]]["keypoints"]).reshape(-1, 3)
+        now = np.array(a["keypoints"]).reshape(-1, 3)
+        changed = now[:, 2] != was[:, 2]
+        assert (now[changed, 2] == 3).all()
+        assert (now[:, :2] == was[:, :2]).all()
+        assert a["area"] == old[a["id"]]["area"] and a["segmentation"] == old[a["id"]]["segmentation"]
+        threes += int(changed.sum())
+    assert 0 < threes < 100
