@@ -209,6 +209,8 @@ def prepare(checkpoint: Checkpoint, card: Card) -> StateDict:
         ModelError: they do not fit; every missing, unexpected or mis-shaped tensor is counted and named.
     """
     where = str(checkpoint.path)
+    if card.head is None or card.kind != "pose":
+        raise ModelError(f"card {card.name!r} is of a {card.kind}; no key list of such networks is known")
     expert = 0 if card.weights is None or card.weights.expert is None else card.weights.expert
     try:
         state = canonical(checkpoint.state, expert=expert).state
@@ -218,8 +220,6 @@ def prepare(checkpoint: Checkpoint, card: Card) -> StateDict:
             state["backbone.pos_embed"] = fit_pos_embed(pos, (h // 16, w // 16))
     except ModelError as e:
         raise ModelError(f"{where}: {e}") from None
-    if card.head is None or card.kind != "pose":
-        raise ModelError(f"card {card.name!r} is of a {card.kind}; no key list of such networks is known")
     expected = layout(card.architecture, card.num_keypoints, card.head)
     _compare_flips(checkpoint, card)
     signature = Signature(card.architecture, card.num_keypoints, card.head)

@@ -72,13 +72,15 @@ def fetch_card(
     Raises:
         ModelError: there is none, or it is malformed.
     """
-    path = _download(_Place(repository, CARD_FILE, revision), f"the card of {repository}", cache, endpoint)
+    place = _Place(repository, CARD_FILE, revision)
+    path = _cached(place, cache) or _download(place, f"the card of {repository}", cache, endpoint)
     try:
         card = load_card(path)
         weights = card.weights
         if weights is not None and weights.repository is None:
             card = replace(card, weights=replace(weights, repository=repository, revision=revision))
     except (ConfigError, FileError) as e:
+        _remove(path)  # it may be mended there
         raise ModelError(f"the card of {repository} on the hub is malformed: {e}") from None
     return card
 
@@ -109,20 +111,27 @@ def _in_own_folder(weights: WeightsFile, repository: str) -> Path | None:
 def _cached(place: _Place, cache: str | Path | None) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(
-        repo_id=place.repository, filename=place.file, revision=place.revision, cache_dir=cache
-    )
+    try:
+        found = try_to_load_from_cache(
+            repo_id=place.repository, filename=place.file, revision=place.revision, cache_dir=cache
+        )
+    except ValueError:  # no name of a repository; asking for it will say so
+        return None
     return Path(found) if isinstance(found, str) else None
 
 
 def _download(place: _Place, what: str, cache: str | Path | None, endpoint: str | None) -> Path:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError
 
     # Errors of the http library beneath (requests, httpx, ...) by the base of the hub's own; ValueError for
     # names that are none.
     transport = cast(type[Exception], HfHubHTTPError.__mro__[1])
     try:
+        # Asked once beforehand: the download itself repeats this question for half a minute where there is
+        # no network.
+        url = hf_hub_url(place.repository, place.file, revision=place.revision, endpoint=endpoint)
+        get_hf_file_metadata(url)
         path = hf_hub_download(
             repo_id=place.repository,
             filename=place.file,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import mmap
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -86,7 +87,7 @@ def resolve(model: str | Path | Card, card: str | Path | Card | None = None) -> 
     """
     if card is not None:
         path = Path(str(model))
-        if isinstance(model, Card) or not path.is_file():
+        if isinstance(model, Card) or not _is_file(path):
             raise ModelError(f"card=... is for a weight file, and {_short(model)} is none")
         return find_card(card), path
     found = _find(model)
@@ -105,14 +106,23 @@ def _find(model: str | Path | Card) -> _Found:
     named = _by_name(text)
     if named is not None and not isinstance(model, Path):
         return named
-    path = Path(text).expanduser()
-    if path.is_file():
+    path = Path(text)
+    if text.startswith("~"):
+        path = Path(os.path.expanduser(text))  # noqa: PTH111 - pathlib's raises where there is no home
+    if _is_file(path):
         return _from_file(path)
     if isinstance(model, str) and (found := _from_hub(text)) is not None:
         return found
     if path.suffix.lower() in (*_WEIGHTS, ".toml"):
         raise FileError(f"there is no file {path}")
     raise ModelError(_unknown(text))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long for a path, or a NUL in it
+        return False
 
 
 def _by_name(text: str) -> _Found | None:
