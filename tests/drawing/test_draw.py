@@ -342,6 +342,21 @@ class TestElements:
         far = crop.enlarged(1.25).from_map(np.array([[[2.0, 2.0]]]))[0, 0]
         assert painted(near(picture, *far, radius=1)).any() and painted(near(picture, 55, 50, 1)).any()
 
+    def test_a_coarse_layer_with_the_same_mass_is_the_paler(self) -> None:
+        crop = Crop.from_boxes([[40, 30, 70, 70]], padding=1.0)
+        wide = crop.enlarged(3)
+        inner, outer = np.zeros((2, 1, 1, 64, 48), np.float32)
+        inner[0, 0, 32, 24] = outer[0, 0, 32, 34] = 1
+        maps = ProbabilityMaps((MapLayer(inner, crop, "inner"), MapLayer(outer, wide, "outer")), np.ones(1))
+        p = People((120, 100), keypoints=np.full((1, 1, 2), np.nan), maps=maps)
+        picture = draw(photo(value=0), p, maps=True, scale=4)
+
+        def brightest(layer: Crop, cell: tuple[float, float]) -> int:
+            x, y = (layer.from_map(np.array([[cell]]))[0, 0] + 0.5) * 4 - 0.5
+            return int(near(picture, x, y, 3).sum(axis=-1).max())
+
+        assert brightest(crop, (24.0, 32.0)) > 1.4 * brightest(wide, (34.0, 32.0)) > 0
+
     def test_regions_and_ellipses_surround_the_mass(self) -> None:
         crop = Crop.from_boxes([[36, 18, 84, 82]], padding=1.0)
         yy, xx = np.mgrid[:64, :48]
