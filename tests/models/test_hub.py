@@ -20,7 +20,7 @@ from bodyloop.errors import ModelError
 from bodyloop.models import hub
 from bodyloop.models.cards import Card, Licenses, WeightsFile
 from bodyloop.models.checkpoints import save_safetensors
-from bodyloop.models.hub import fetch, fetch_card, human_size
+from bodyloop.models.hub import fetch, fetch_card, find_local, human_size
 from bodyloop.models.registry import find_card
 from tests.models.test_cards import POSE
 
@@ -135,8 +135,10 @@ def left_over(cache: Path) -> list[str]:
 
 
 def test_first_use_downloads_and_second_does_not(server: Hub, tmp_path: Path) -> None:
+    assert find_local(card(), cache=tmp_path) is None
     path = fetch(card(), cache=tmp_path, endpoint=server.endpoint)
     assert path.read_bytes() == CONTENT and path.name == "mine.pth"
+    assert find_local(card(), cache=tmp_path) == path
     assert server.asked[0] == ("HEAD", f"/{REPOSITORY}/resolve/{COMMIT}/folder/mine.pth")
     before = len(server.asked)
     assert fetch(card(), cache=tmp_path, endpoint=server.endpoint) == path
@@ -221,6 +223,7 @@ def test_without_network_the_error_says_what_to_put_where(tmp_path: Path) -> Non
     assert "\n" not in text
 
 
+@pytest.mark.slow  # five processes
 def test_offline_switch_is_obeyed(server: Hub, tmp_path: Path) -> None:
     """The whole path as a user has it: environment variables, another process, names of the catalogue."""
     code = (
@@ -303,6 +306,7 @@ def test_permissive_weights_come_quietly(
 def test_configurations_without_weights() -> None:
     with pytest.raises(ModelError, match="maskpose-b-wb: no weights were published"):
         fetch(find_card("maskpose-b-wb"))
+    assert find_local(find_card("maskpose-b-wb")) is None
     with pytest.raises(ModelError, match="beside the card"):
         fetch(Card.from_toml(POSE))
 

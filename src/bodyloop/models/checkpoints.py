@@ -202,15 +202,23 @@ def _is_finite(a: Array) -> bool:
     return a.dtype.kind == "f" and bool(np.isfinite(a).all())
 
 
-def prepare(checkpoint: Checkpoint, card: Card) -> StateDict:
+def prepare(
+    checkpoint: Checkpoint, card: Card, *, expected: Mapping[str, tuple[int, ...]] | None = None
+) -> StateDict:
     """The checkpoint's tensors under our names, fitting the card's network exactly.
+
+    Args:
+        expected: shape by name of the network's tensors; needed for architectures without a key list
+            (`keymaps.layout` has those of the ViT family).
 
     Raises:
         ModelError: they do not fit; every missing, unexpected or mis-shaped tensor is counted and named.
     """
     where = str(checkpoint.path)
-    if card.head is None or card.kind != "pose":
-        raise ModelError(f"card {card.name!r} is of a {card.kind}; no key list of such networks is known")
+    if expected is None:
+        if card.head is None or card.kind != "pose":
+            raise ModelError(f"card {card.name!r} is of a {card.kind}; no key list of such networks is known")
+        expected = layout(card.architecture, card.num_keypoints, card.head)
     expert = 0 if card.weights is None or card.weights.expert is None else card.weights.expert
     try:
         state = canonical(checkpoint.state, expert=expert).state
@@ -220,10 +228,9 @@ def prepare(checkpoint: Checkpoint, card: Card) -> StateDict:
             state["backbone.pos_embed"] = fit_pos_embed(pos, (h // 16, w // 16))
     except ModelError as e:
         raise ModelError(f"{where}: {e}") from None
-    expected = layout(card.architecture, card.num_keypoints, card.head)
     _compare_flips(checkpoint, card)
-    signature = Signature(card.architecture, card.num_keypoints, card.head)
-    return match(state, expected, where=where, what=f"{card.name} ({signature})")
+    network = Signature(card.architecture, card.num_keypoints, card.head or card.kind)
+    return match(state, expected, where=where, what=f"{card.name} ({network})")
 
 
 def _compare_flips(checkpoint: Checkpoint, card: Card) -> None:
@@ -312,9 +319,11 @@ def _signature(card: Card) -> Signature | None:
     return Signature(card.architecture, card.num_keypoints, card.head, experts)
 
 
-def load_weights(path: str | Path, card: Card) -> StateDict:
+def load_weights(
+    path: str | Path, card: Card, *, expected: Mapping[str, tuple[int, ...]] | None = None
+) -> StateDict:
     """Read a weight file for a card's network: `read_checkpoint`, then `prepare`."""
-    return prepare(read_checkpoint(path), card)
+    return prepare(read_checkpoint(path), card, expected=expected)
 
 
 def save_safetensors(
@@ -340,7 +349,12 @@ class Converted:
 
 
 def convert(
-    source: str | Path, target: str | Path, card: Card | None = None, *, overwrite: bool = False
+    source: str | Path,
+    target: str | Path,
+    card: Card | None = None,
+    *,
+    overwrite: bool = False,
+    expected: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Converted:
     """Turn a weight file into a safetensors file in our names, with its card and its origin in the metadata.
 
@@ -349,6 +363,7 @@ def convert(
         target: must end in ``.safetensors``; appears only when it is complete.
         card: what the weights are; found by their shapes if they fit one card only.
         overwrite: replace an existing target.
+        expected: as in `prepare`.
 
     Raises:
         FileError: source unreadable, target unwritable or there already.
@@ -363,7 +378,7 @@ def convert(
         raise FileError(f"cannot write {target}: there is no folder {target.parent}")
     checkpoint = read_checkpoint(source)
     card = card or infer_card(checkpoint)
-    state = prepare(checkpoint, card)
+    state = prepare(checkpoint, card, expected=expected)
     origin = dict(zip(SOURCE_KEYS, (source.name, sha256_of(source)), strict=True))
     save_safetensors(target, state, card, origin)
     parameters = count_parameters({n: v.shape for n, v in state.items()})

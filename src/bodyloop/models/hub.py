@@ -46,14 +46,10 @@ def fetch(card: Card, *, cache: str | Path | None = None, endpoint: str | None =
         )
     if weights.repository is None:
         raise ModelError(f"{card.name}: its card names no repository; put {weights.file} beside the card")
-    mine = _in_own_folder(weights, weights.repository)
-    if mine is not None:
-        _check(mine, card.name, weights, f"replace it, or unset {FOLDER_VARIABLE}")
-        return mine
+    local = find_local(card, cache=cache)
+    if local is not None:
+        return local
     place = _Place(weights.repository, weights.file, weights.revision, weights.size_bytes)
-    cached = _cached(place, cache)
-    if cached is not None:
-        return cached
     _say_what_comes(card, weights)
     path = _download(place, card.name, cache, endpoint)
     try:
@@ -62,6 +58,22 @@ def fetch(card: Card, *, cache: str | Path | None = None, endpoint: str | None =
         _remove(path)
         raise
     return path
+
+
+def find_local(card: Card, *, cache: str | Path | None = None) -> Path | None:
+    """The weights if they are on this machine already, never asking the network; None if they are not.
+
+    Raises:
+        ModelError: the file in the folder of `BODYLOOP_MODELS` is another one than the card means.
+    """
+    weights = card.weights
+    if weights is None or weights.repository is None:
+        return None
+    mine = _in_own_folder(weights, weights.repository)
+    if mine is not None:
+        _check(mine, card.name, weights, f"replace it, or unset {FOLDER_VARIABLE}")
+        return mine
+    return _cached(_Place(weights.repository, weights.file, weights.revision), cache)
 
 
 def fetch_card(
