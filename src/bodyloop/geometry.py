@@ -81,7 +81,8 @@ def iou(a: Array, b: Array) -> npt.NDArray[np.float64]:
     area_a = (a[:, 2:] - a[:, :2]).prod(axis=1)
     area_b = (b[:, 2:] - b[:, :2]).prod(axis=1)
     union = area_a[:, None] + area_b[None] - inter
-    return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+    out: npt.NDArray[np.float64] = np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+    return out
 
 
 def activation_windows(
@@ -143,7 +144,8 @@ def keypoint_similarity(
     d2 = ((np.asarray(predicted, np.float64) - np.asarray(truth, np.float64)) ** 2).sum(axis=-1)
     variance = (2.0 * np.asarray(sigmas, np.float64)) ** 2
     a = np.asarray(area, np.float64)[..., None]
-    return np.exp(-d2 / variance / (a + np.spacing(1.0)) / 2.0)
+    out: npt.NDArray[np.float64] = np.exp(-d2 / variance / (a + np.spacing(1.0)) / 2.0)
+    return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -274,7 +276,8 @@ class Crop:
     @property
     def map_cell_area(self) -> npt.NDArray[np.float64]:
         """(N,) area of one map cell in image px^2."""
-        return self.scale.prod(axis=1) / ((self.map_size[0] - 1) * (self.map_size[1] - 1))
+        cells = (self.map_size[0] - 1) * (self.map_size[1] - 1)
+        return np.asarray(self.scale.prod(axis=1) / cells, np.float64)
 
 
 def _invert(m: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -156,7 +156,9 @@ def _bumps(gt: np.ndarray, dt: np.ndarray, variances: Tensor) -> tuple[Tensor, T
 def head_of(model: str) -> ProbabilityHead:
     keys = load_json(f"keys/{model}.json")
     state = {
-        k.removeprefix("head."): torch.from_numpy(v) for k, v in make_state(keys).items() if k.startswith("head.")
+        k.removeprefix("head."): torch.from_numpy(v)
+        for k, v in make_state(keys).items()
+        if k.startswith("head.")
     }
     head = ProbabilityHead(384, len(SKELETONS[model]))
     head.load_state_dict(state)
@@ -181,7 +183,13 @@ def test_head_loss_and_gradients(model: str, mode: str) -> None:
     targets = loss.targets(tensor(file, "kpts"), tensor(file, "v"))
     out = head(features, ("maps", "presence", "visibility", "quality", "error"))
     terms = loss(out, targets)
-    names = {"map": "kpt", "presence": "probability", "visibility": "visibility", "quality": "oks", "error": "error"}
+    names = {
+        "map": "kpt",
+        "presence": "probability",
+        "visibility": "visibility",
+        "quality": "oks",
+        "error": "error",
+    }
     for ours, theirs in names.items():
         compare(file, f"{mode}_loss_{theirs}", terms[ours].detach().numpy(), 0, 1e-3)
     torch.stack(list(terms.values())).sum().backward()

@@ -144,7 +144,11 @@ def test_faulty_annotations_are_named(drawn: Path, tmp_path: Path, change: objec
 
 
 def test_files_that_are_no_annotations(tmp_path: Path) -> None:
-    for name, content in (("empty.json", b""), ("cut.json", b'{"images": ['), ("bytes.json", b"\xff\xfe\x00")):
+    for name, content in (
+        ("empty.json", b""),
+        ("cut.json", b'{"images": ['),
+        ("bytes.json", b"\xff\xfe\x00"),
+    ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(FileError, match=name):
             PersonSet(tmp_path / name, COCO)

@@ -175,7 +175,9 @@ def random_edges(
     return keep_rectangle(sample, (x, y, x + dw, y + dh))
 
 
-def random_cut(sample: Sample, rng: Rng, probability: float, keep: tuple[float, float] = (0.35, 0.95)) -> Sample:
+def random_cut(
+    sample: Sample, rng: Rng, probability: float, keep: tuple[float, float] = (0.35, 0.95)
+) -> Sample:
     """Cut the box itself: the picture ends somewhere across the person, as in CropCOCO.
 
     Each side of the box keeps a share drawn from ``keep``, placed at either end or in between. In one case of
@@ -199,9 +201,7 @@ def random_cut(sample: Sample, rng: Rng, probability: float, keep: tuple[float, 
     # the picture is a rectangle: sides that were not cut stay where the picture ends
     touched_low, touched_high = at > 0, at + share < 1
     x1, y1 = (int(v) if t else 0 for v, t in zip(box[:2], touched_low, strict=True))
-    x2, y2 = (
-        int(np.ceil(v)) if t else int(e) for v, t, e in zip(box[2:], touched_high, (w, h), strict=True)
-    )
+    x2, y2 = (int(np.ceil(v)) if t else int(e) for v, t, e in zip(box[2:], touched_high, (w, h), strict=True))
     return keep_rectangle(cut_sample, (x1, y1, x2, y2))
 
 
@@ -300,9 +300,7 @@ def nearest_seed_labels(mask: U8, seeds: npt.NDArray[np.integer]) -> npt.NDArray
     return labels
 
 
-def remove_patches(
-    mask: U8, seeds: npt.NDArray[np.integer], removed: npt.NDArray[np.integer]
-) -> U8:
+def remove_patches(mask: U8, seeds: npt.NDArray[np.integer], removed: npt.NDArray[np.integer]) -> U8:
     """Zero the pixels nearest to the seeds whose labels (1..n; 0 does nothing) are in ``removed``."""
     labels = nearest_seed_labels(mask, seeds)
     out = mask.copy()

@@ -52,7 +52,12 @@ class Sample:
 
     @classmethod
     def create(
-        cls, image: U8, skeleton: Skeleton, keypoints: npt.ArrayLike, box: npt.ArrayLike, mask: U8 | None = None
+        cls,
+        image: U8,
+        skeleton: Skeleton,
+        keypoints: npt.ArrayLike,
+        box: npt.ArrayLike,
+        mask: U8 | None = None,
     ) -> Sample:
         """From COCO triplets (K, 3) ``x y v`` and a plain box; padded by 1.25 for the length unit."""
         kp = np.asarray(keypoints, np.float64).reshape(len(skeleton), 3)
@@ -107,7 +112,7 @@ def cut(
     wh = np.maximum(b[2:] - b[:2], 1.0)
     box = np.concatenate([(b[:2] + b[2:] - wh) / 2, (b[:2] + b[2:] + wh) / 2])
     crop = Crop.from_boxes(box[None], size=size, map_size=map_size, padding=padding, rotation=sample.rotation)
-    pixels = cv2.warpAffine(sample.image, crop.matrix[0], size, flags=cv2.INTER_LINEAR)
+    pixels = np.asarray(cv2.warpAffine(sample.image, crop.matrix[0], size, flags=cv2.INTER_LINEAR), np.uint8)
     points = crop.to_crop(sample.keypoints[None])[0]
     inside = (points >= 0).all(axis=1) & (points[:, 0] < size[0]) & (points[:, 1] < size[1])
     return CroppedSample(

@@ -118,9 +118,13 @@ class EfficientNetLite0(nn.Module):
         own = self.state_dict()
         renamed = _rename(own.keys())
         missing = [theirs for theirs in renamed.values() if theirs not in state]
-        wrong = [k for k, theirs in renamed.items() if theirs in state and state[theirs].shape != own[k].shape]
+        wrong = [
+            k for k, theirs in renamed.items() if theirs in state and state[theirs].shape != own[k].shape
+        ]
         if missing or wrong:
-            raise ModelError(f"{path} is not EfficientNet-Lite0: missing {missing[:3]}, other shapes {wrong[:3]}")
+            raise ModelError(
+                f"{path} is not EfficientNet-Lite0: missing {missing[:3]}, other shapes {wrong[:3]}"
+            )
         self.load_state_dict({k: state[theirs] for k, theirs in renamed.items()})
 
 

@@ -39,7 +39,8 @@ class SeparableBlock(nn.Module):
         self.pointwise = _conv(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + F.relu6(self.pointwise(F.relu6(self.depthwise(x))))
+        out: Tensor = x + F.relu6(self.pointwise(F.relu6(self.depthwise(x))))
+        return out
 
 
 class Pyramid(nn.Module):
@@ -49,7 +50,8 @@ class Pyramid(nn.Module):
         super().__init__()
         deep_first = CHANNELS[::-1]
         self.lateral = nn.ModuleList(
-            _conv(c + (2 if i == 0 else 0), w) for i, (c, w) in enumerate(zip(deep_first, widths, strict=True))
+            _conv(c + (2 if i == 0 else 0), w)
+            for i, (c, w) in enumerate(zip(deep_first, widths, strict=True))
         )
         self.reduce = nn.ModuleList(_conv(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
         self.blocks = nn.ModuleList(
@@ -58,7 +60,7 @@ class Pyramid(nn.Module):
 
     def forward(self, features: list[Tensor]) -> Tensor:
         deepest = features[-1]
-        x = F.relu6(self.lateral[0](torch.cat([deepest, _coordinates(deepest)], dim=1)))
+        x: Tensor = F.relu6(self.lateral[0](torch.cat([deepest, _coordinates(deepest)], dim=1)))
         x = self.blocks[0](x)
         for i in range(1, 4):
             up = F.interpolate(self.reduce[i - 1](x), scale_factor=2.0, mode="nearest")
@@ -130,7 +132,7 @@ class SmallPose(nn.Module):
         self.final = nn.Conv2d(widths[-1], num_keypoints, 1)
         self.branches = SideBranches(num_keypoints, widths[-1], CHANNELS[-1])
         nn.init.normal_(self.final.weight, std=0.01)
-        nn.init.zeros_(self.final.bias)
+        nn.init.constant_(self.final.bias, 0.0)  # type: ignore[arg-type]
         # divides the logits before sparsemax: a map with a peak of 0.1 needs differences of 0.1 behind it, and
         # logits that small would be drowned by every step of an optimiser. Not in the state dict, calibration
         # may change it

@@ -112,7 +112,9 @@ def fit(task: Task, config: TrainConfig, run: Path, *, stop_after: int | None = 
                 _write(out, {"step": step, **figures})
                 if figures.get("score", -math.inf) > best:
                     best = figures["score"]
-                    _save(run / "best.pt", {"average": average.state_dict(), "step": step, "figures": figures})
+                    _save(
+                        run / "best.pt", {"average": average.state_dict(), "step": step, "figures": figures}
+                    )
                 started = time.monotonic()
             if step % config.checkpoint_every == 0 or step == end:
                 _save(last, _state(model, average, optimiser, step, best, config))

@@ -93,7 +93,9 @@ def sparsemax_loss(z: Tensor, p: Tensor, t: Tensor) -> Tensor:
 
 def presence_loss(predicted: Tensor, inside: Tensor, annotated: Tensor) -> Tensor:
     """Mean over all B*K of annotated * BCE (spec 8.2): unannotated keypoints add 0 and count."""
-    return (annotated * F.binary_cross_entropy(predicted, inside.to(predicted.dtype), reduction="none")).mean()
+    return (
+        annotated * F.binary_cross_entropy(predicted, inside.to(predicted.dtype), reduction="none")
+    ).mean()
 
 
 def visibility_weights(annotated: Tensor, inside: Tensor, visible: Tensor) -> Tensor:

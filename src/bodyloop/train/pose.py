@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +87,9 @@ class PoseTask:
             self.network.load_state_dict(state["average"])
         if config.device == "cpu":
             make_frugal(self.network, [self.network.backbone] if self.options["fixed_norms"] else [])
-        freeze(self.network.backbone, int(self.options["fixed_stages"]), bool(self.options["train_depthwise"]))
+        freeze(
+            self.network.backbone, int(self.options["fixed_stages"]), bool(self.options["train_depthwise"])
+        )
         self.variances = oks_variances(torch.tensor(self.skeleton.sigmas))
         self.decoder = Decoder("expected_oks", self.network.map_size, self.variances.tolist())
         self.sigmas = torch.tensor(self.skeleton.sigmas)
@@ -109,7 +112,7 @@ class PoseTask:
         s = self.sets[source].sample(index, with_mask=use_mask)
         if s.mask is not None:
             noisy = augment.random_mask_noise(s.mask, rng)
-            s = augment.dim_background(augment.replace(s, mask=noisy), o["mask_alpha"])
+            s = augment.dim_background(replace(s, mask=noisy), o["mask_alpha"])
         s = augment.random_flip(s, rng)
         s = augment.random_half_body(s, rng, o["half_body"])
         s = augment.random_transform(
@@ -244,7 +247,9 @@ class PoseTask:
 
     def _infer(self, model: nn.Module, rows: list[CroppedSample]) -> dict[str, Tensor]:
         images = torch.from_numpy(np.stack([c.image for c in rows])).to(self.config.device)
-        with torch.autocast(self.config.device, dtype=torch.bfloat16, enabled=self.config.precision == "bf16"):
+        with torch.autocast(
+            self.config.device, dtype=torch.bfloat16, enabled=self.config.precision == "bf16"
+        ):
             out = model(self.normalise(images), ("maps", "presence", "quality"))
         points, _ = self.decoder(out["maps"])
         return {
@@ -274,5 +279,3 @@ def _share(text: str) -> tuple[str, float]:
         return name, float(share or 1)
     except ValueError as e:
         raise ConfigError(f"source {text!r}: expected name:share, for instance coco:2") from e
-
-

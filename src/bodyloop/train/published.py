@@ -88,7 +88,7 @@ class PublishedLoss:
         return oks.float() * weight, (predicted - truth).norm(dim=-1)
 
     def _input_px(self, maps: Tensor) -> Tensor:
-        points, _ = self.decoder.to(maps.device)(maps)
+        points: Tensor = self.decoder.to(maps.device)(maps)[0]
         step = [s / (m - 1) for s, m in zip(self.size, self.map_size, strict=True)]
         return points.double() * torch.tensor(step, dtype=torch.float64, device=maps.device)
 

@@ -69,9 +69,7 @@ def udp_targets(
     return maps * (weights > 0)[..., None, None], weights
 
 
-def distribution_targets(
-    points: Tensor, variances: Tensor, map_size: tuple[int, int] = (48, 64)
-) -> Tensor:
+def distribution_targets(points: Tensor, variances: Tensor, map_size: tuple[int, int] = (48, 64)) -> Tensor:
     """Gaussians that sum to 1 over the map, for points in or next to it: (B, K, h, w)."""
     dx, dy = _axes(points, map_size)
     two_s = 2.0 * variances.to(points.dtype)[:, None]
@@ -83,4 +81,5 @@ def distribution_targets(
 def oks_variances(sigmas: Tensor, map_size: tuple[int, int] = (48, 64)) -> Tensor:
     """s_k of the OKS kernels in map px^2, the published heuristic (spec 5.2), float64."""
     side = (map_size[0] / 1.25 * map_size[1] / 1.25) ** 0.5
-    return ((2.0 * sigmas.double()) ** 2 * side * 2.0).clamp(0.55, 3.0)
+    s: Tensor = ((2.0 * sigmas.double()) ** 2 * side * 2.0).clamp(0.55, 3.0)
+    return s
