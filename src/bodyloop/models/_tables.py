@@ -14,6 +14,7 @@ import json
 import math
 import types
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from bodyloop.errors import ConfigError
@@ -41,7 +42,7 @@ def read_table(cls: type[T], table: object, where: str, special: Mapping[type, R
             raise ConfigError(
                 f"{where}: unknown key {str(key)[:60]!r}; did you mean {near[0]!r}? (keys: {known})"
             )
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     values: dict[str, object] = {}
     for name, f in fields.items():
         if name in table:
@@ -52,6 +53,11 @@ def read_table(cls: type[T], table: object, where: str, special: Mapping[type, R
         return cls(**values)
     except ConfigError as e:
         raise ConfigError(f"{where}: {e}") from None
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)  # evaluates the annotations' text: most of the time a card takes
 
 
 def _value(hint: Any, value: object, where: str, special: Mapping[type, Reader]) -> object:
