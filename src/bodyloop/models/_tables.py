@@ -13,9 +13,9 @@ import difflib
 import json
 import math
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import cache
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from bodyloop.errors import ConfigError
 
@@ -42,7 +42,7 @@ def read_table(cls: type[T], table: object, where: str, special: Mapping[type, R
             raise ConfigError(
                 f"{where}: unknown key {str(key)[:60]!r}; did you mean {near[0]!r}? (keys: {known})"
             )
-    hints = _hints(cls)
+    hints = _hints(cast(Hashable, cls))
     values: dict[str, object] = {}
     for name, f in fields.items():
         if name in table:
@@ -56,7 +56,7 @@ def read_table(cls: type[T], table: object, where: str, special: Mapping[type, R
 
 
 @cache
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: Hashable) -> dict[str, Any]:
     return get_type_hints(cls)  # evaluates the annotations' text: most of the time a card takes
 
 
