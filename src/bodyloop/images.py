@@ -293,7 +293,7 @@ def _decode_pillow(data: bytes, name: str) -> Pixels:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with PIL.Image.open(io.BytesIO(data)) as picture:
-                told = picture.getexif().get(_ORIENTATION, 1)
+                told = int(picture.getexif().get(_ORIENTATION, 1))
                 picture.load()
                 turned = picture.getexif().get(_ORIENTATION, 1) != told  # Pillow does so for TIFF
                 pixels = _pillow_pixels(picture)

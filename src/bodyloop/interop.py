@@ -15,12 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from bodyloop.errors import InputError, MissingDependency
-from bodyloop.geometry import boxes_from_xywh
 from bodyloop.images import Source
 from bodyloop.masks import Masks
 from bodyloop.people import NO_TRACK, People
 from bodyloop.skeletons import COCO, Skeleton
-from bodyloop.storage import to_plain
+from bodyloop.storage import extra_columns, to_plain
 
 if TYPE_CHECKING:
     import supervision
@@ -36,6 +35,9 @@ _BESIDE = {
     "windows": "window",
 }
 _THIRD = "keypoint_third"  # what the third numbers of "keypoints" are
+_MISSING = "keypoint_missing"  # numbers of the keypoints that are not available
+# entries that tell how many people there are; without any of them, boxes say so by being NaN
+_KNOWN = {*_BESIDE.values(), "keypoints", "score", "track_id"}
 _PER_KEYPOINT = ("map_scores", "quality", "presence", "visibility")
 SCORE_THRESHOLD = 0.2  # keypoints below it do not count for a person's score, as in COCO's top-down practice
 
@@ -73,7 +75,7 @@ def to_coco(people: People, image_id: int | str | None = None, category_id: int 
     Standard keys as far as known: ``image_id, category_id, keypoints, score, bbox, segmentation``. The third
     number of a keypoint is presence, else its score, else 1. ``score`` is `instance_scores`. Beside them:
     ``bbox_score, mask_score, keypoint_presence, keypoint_visibility, keypoint_quality, keypoint_map_scores,
-    keypoint_third, window, track_id, extra``.
+    keypoint_third, keypoint_missing, window, track_id, extra``.
 
     Raises:
         InputError: no image id is given or known from the source.
@@ -98,6 +100,9 @@ def to_coco(people: People, image_id: int | str | None = None, category_id: int 
         third, kind = _third(people)
         columns["keypoints"] = _triples(people.keypoints, third)
         columns[_THIRD] = [kind] * len(people)
+        gone = ~np.isfinite(people.keypoints).all(axis=-1)
+        if gone.any():
+            columns[_MISSING] = [np.flatnonzero(gone[i]).tolist() for i in range(len(people))]
     extra = {k: to_plain(v) for k, v in people.extra.items()}
     results = []
     for i in range(len(people)):
@@ -133,6 +138,9 @@ def from_coco(
     Raises:
         InputError: items of several pictures, or an entry that does not fit; it names the item.
     """
+    for i, item in enumerate(items):
+        if not isinstance(item, Mapping) or not isinstance(item.get("image_id"), int | str | None):
+            raise InputError(f"from_coco: item {i}: expected a dict with a number or text as image_id")
     ids = {item.get("image_id") for item in items}
     if len(ids) > 1:
         raise InputError(f"from_coco: items of {len(ids)} pictures; give those of one picture at a time")
@@ -140,16 +148,19 @@ def from_coco(
         source = Source(image_id=ids.pop())
     if not items:
         return People.empty(image_size, skeleton or COCO, source)
-    labels = not any("score" in item for item in items)
+    ours = any({*_BESIDE.values(), _THIRD} & item.keys() for item in items)
+    labels = not ours and not any("score" in item for item in items)
     found: dict[str, Any] = {}
     extra: dict[str, Any] = {}
-    if any(item.get("bbox") is not None for item in items):
-        found["boxes"] = boxes_from_xywh(_rows(items, "bbox", (4,)))
+    if any(item.get("bbox") is not None for item in items) or not any(_KNOWN & item.keys() for item in items):
+        xywh = _rows(items, "bbox", (4,))
+        # added before they become float32, so that corners come back exactly
+        found["boxes"] = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
     if any(item.get("segmentation") for item in items):
         found["masks"] = Masks.from_any([item.get("segmentation") or None for item in items], image_size)
     if any(item.get("keypoints") is not None for item in items):
         skeleton = skeleton or COCO
-        found |= _keypoints(items, skeleton, labels, extra)
+        found |= _keypoints(items, skeleton, labels, ours, extra)
     if labels:
         extra |= {
             name: _rows(items, key, ())
@@ -160,15 +171,12 @@ def from_coco(
         if any(key in item for item in items):
             tail = (len(skeleton or COCO),) if name in _PER_KEYPOINT else (4,) if name == "windows" else ()
             found[name] = _rows(items, key, tail)
-    if not labels and "scores" not in found and not any(_THIRD in item for item in items):
+    if not labels and not ours:
         found["scores"] = _rows(items, "score", ())
     if any("track_id" in item for item in items):
         tracks = [item.get("track_id") for item in items]
         found["track_ids"] = np.array([NO_TRACK if t is None else t for t in tracks])
-    for name in sorted({k for item in items for k in item.get("extra") or ()}):
-        extra[name] = np.asarray([(item.get("extra") or {}).get(name, np.nan) for item in items])
-        if extra[name].dtype.hasobject:
-            extra[name] = extra[name].astype(np.float64)
+    extra |= extra_columns([item.get("extra") or {} for item in items])
     return People(image_size, source, skeleton, extra=_whole(extra), **found)
 
 
@@ -186,7 +194,7 @@ def _triples(keypoints: npt.NDArray[np.float32], third: npt.NDArray[np.float32])
     there = np.isfinite(keypoints).all(axis=-1)
     t = np.concatenate([keypoints, np.nan_to_num(third)[..., None]], axis=-1)
     t[~there] = 0
-    return to_plain(t.reshape(len(t), -1))
+    return to_plain(t.reshape(len(t), 3 * t.shape[1]))
 
 
 def _xywh(boxes: npt.NDArray[np.float32]) -> list[Any]:
@@ -212,7 +220,7 @@ def _rows(items: Sequence[Mapping[str, Any]], key: str, tail: tuple[int, ...]) -
 
 
 def _keypoints(
-    items: Sequence[Mapping[str, Any]], skeleton: Skeleton, labels: bool, extra: dict[str, Any]
+    items: Sequence[Mapping[str, Any]], skeleton: Skeleton, labels: bool, ours: bool, extra: dict[str, Any]
 ) -> dict[str, Any]:
     flat = _rows(items, "keypoints", (3 * len(skeleton),))
     t = flat.reshape(len(items), -1, 3)
@@ -223,9 +231,18 @@ def _keypoints(
         extra["keypoint_flags"] = np.nan_to_num(third).astype(np.int64)
         out["visibility"] = np.where(third > 0, third >= 2, np.nan)
     else:
-        xy[(t == 0).all(axis=-1)] = np.nan
-        if not any(_THIRD in item for item in items):
+        if not ours:
+            xy[(t == 0).all(axis=-1)] = np.nan
             out["map_scores"] = third
+        for i, item in enumerate(items):
+            gone = item.get(_MISSING) or []
+            if not isinstance(gone, list) or not all(
+                isinstance(k, int) and k in range(len(skeleton)) for k in gone
+            ):
+                raise InputError(
+                    f"from_coco: item {i}: {_MISSING}: expected numbers of keypoints, got {gone!r}"
+                )
+            xy[i, gone] = np.nan
     return out
 
 

@@ -72,10 +72,19 @@ class Prompt:
     neighbours: People | None = None
 
     def __post_init__(self) -> None:
-        points = np.asarray(self.points, np.float32).reshape(-1, 2)
-        labels = np.asarray(self.labels, np.int64).reshape(-1)
-        if len(points) != len(labels):
-            raise InputError(f"Prompt: {len(points)} points but {len(labels)} labels")
+        try:
+            points, labels = np.asarray(self.points, np.float32), np.asarray(self.labels)
+        except (TypeError, ValueError) as e:
+            raise InputError(f"Prompt.points, labels: expected numbers: {e}") from e
+        points = points.reshape(0, 2) if points.size == 0 else points
+        if points.shape != (labels.size, 2) or labels.ndim != 1 or not np.isfinite(points).all():
+            raise InputError(
+                f"Prompt.points: expected finite numbers (P, 2) with labels (P,), "
+                f"got {points.shape} and {labels.shape}"
+            )
+        if not np.isin(labels, (0, 1)).all():
+            raise InputError("Prompt.labels: 1 is on the person, 0 on something else")
+        labels = labels.astype(np.int64)
         object.__setattr__(self, "points", points)
         object.__setattr__(self, "labels", labels)
         if self.box is not None:

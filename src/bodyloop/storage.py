@@ -183,6 +183,8 @@ def people_from_json(document: Any) -> People:
     if not isinstance(told, list):
         raise InputError("fields: expected a list of names")
     there = {key for key in _KEYS.values() if key in told or any(key in p for p in persons)}
+    if not there and not any(p.get("extra") for p in persons):
+        there = {"box"} if persons else there  # people of whom nothing is known are still so many
     values = {
         name: _column_from_json([p.get(key) for p in persons], name, size, skeleton)
         for name, key in _KEYS.items()
@@ -196,7 +198,11 @@ def people_from_json(document: Any) -> People:
     ):
         raise InputError("image: path is a text, id a text or whole number, frame a whole number")
     return People(
-        size, source if source != Source() else None, skeleton, extra=_extra_from_json(persons), **values
+        size,
+        source if source != Source() else None,
+        skeleton,
+        extra=extra_columns([p.get("extra", {}) for p in persons]),
+        **values,
     )
 
 
@@ -249,9 +255,13 @@ def _numbers(entry: Any, name: str, i: int) -> npt.NDArray[np.float64]:
         raise InputError(f"people[{i}].{_KEYS[name]}: expected numbers or null: {e}") from e
 
 
-def _extra_from_json(persons: list[Mapping[str, Any]]) -> dict[str, npt.NDArray[Any]]:
+def extra_columns(extras: list[Any]) -> dict[str, npt.NDArray[Any]]:
+    """Columns of what persons carry by name, NaN where one lacks it.
+
+    Raises:
+        InputError: something else than names with numbers or text of one kind and shape.
+    """
     columns: dict[str, npt.NDArray[Any]] = {}
-    extras = [p.get("extra", {}) for p in persons]
     if not all(isinstance(e, Mapping) for e in extras):
         raise InputError("extra: expected an object with entries by name")
     for name in sorted({k for e in extras for k in e}):
