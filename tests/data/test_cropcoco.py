@@ -56,7 +56,8 @@ def test_a_crop_by_hand() -> None:
         (0, 0, 0),
         (71, 31, 3),  # an old 3 that is inside the new window
         (33, 44, 0),  # unlabelled, whatever its numbers
-        (90, 60, 2),  # -> 40, 50: the first pixel beyond the crop
+        (90, 40, 2),  # -> 40, 30: the first column beyond the crop
+        (70, 60, 2),  # -> 20, 50: the first row beyond it
     ]
     segmentation = [[60, 20, 100, 20, 100, 80, 60, 80]]
     before = person(points, [60, 20, 40, 60], segmentation=segmentation, area=2400)
@@ -70,14 +71,14 @@ def test_a_crop_by_hand() -> None:
     assert a["bbox"] == [10, 10, 30, 40] and a["bbox_amodal"] == [10, 10, 40, 60]
     assert a["keypoints"] == [
         20, 20, 2, 25, 30, 1, 42.5, 30, 1, 45, 30, 3, 20, 55.5, 3, 5, 30, 3, 0, 0, 0, 21, 21, 1, 0, 0, 0,
-        40, 50, 1,
+        40, 30, 1, 20, 50, 1,
     ]  # fmt: skip
-    assert a["num_keypoints"] == 8
+    assert a["num_keypoints"] == 9
     assert a["area"] == 30 * 40  # pixels of the cut mask
     mask = Masks.from_rle([a["segmentation"]], (40, 50)).bitmap(0)
     assert mask[10:, 10:].all() and mask.sum() == 1200
     # window at padding 1: 30 x 40, x 10..40, y 10..50; (45, 30) is 5 beyond: 1 + 2 * 5 / 30
-    expected = [1, 1, 1 + 5 / 30, 1 + 10 / 30, 1 + 11 / 40, 1 + 10 / 30, -1, 1, -1, 1]
+    expected = [1, 1, 1 + 5 / 30, 1 + 10 / 30, 1 + 11 / 40, 1 + 10 / 30, -1, 1, -1, 1, 1]
     np.testing.assert_allclose(a["pad_to_contain"], expected, rtol=0, atol=1e-12)
 
 
