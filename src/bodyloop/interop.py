@@ -100,7 +100,7 @@ def to_coco(people: People, image_id: int | str | None = None, category_id: int 
         third, kind = _third(people)
         columns["keypoints"] = _triples(people.keypoints, third)
         columns[_THIRD] = [kind] * len(people)
-        gone = ~np.isfinite(people.keypoints).all(axis=-1)
+        gone = np.asarray(~np.isfinite(people.keypoints).all(axis=-1))
         if gone.any():
             columns[_MISSING] = [np.flatnonzero(gone[i]).tolist() for i in range(len(people))]
     extra = {k: to_plain(v) for k, v in people.extra.items()}
