@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import struct
 import warnings
 import zlib
@@ -282,5 +283,7 @@ def test_image_is_frozen() -> None:
     image = Image(CORNERS.copy())
     with pytest.raises(ValueError, match="read-only"):
         image.pixels[0, 0] = 0
+    again = pickle.loads(pickle.dumps(image))
+    assert (again.pixels == image.pixels).all() and not again.pixels.flags.writeable
     with pytest.raises(AttributeError):
         image.path = "x"  # type: ignore[misc]

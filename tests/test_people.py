@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from dataclasses import FrozenInstanceError
 from typing import Any
 
@@ -279,6 +281,16 @@ class TestCompare:
             assert not p.allclose(p.replace(**change))
         assert not p.allclose(p[:2])
         assert p.allclose(p.replace(scores=np.float32([0.9, 0.8, 0.7 + 1e-7])))
+
+
+class TestCopies:
+    @given(people())
+    @few
+    def test_pickled_and_copied(self, p: People) -> None:
+        for again in (pickle.loads(pickle.dumps(p)), copy.deepcopy(p), copy.copy(p)):
+            assert again.allclose(p, **EXACT)
+            for name in ARRAYS:
+                assert getattr(again, name) is None or not getattr(again, name).flags.writeable
 
 
 class TestDerived:

@@ -101,6 +101,9 @@ class Image:
             a = np.ascontiguousarray(a[:, :, ::-1])
         return cls(a, path, id, frame)
 
+    def __reduce__(self) -> tuple[type[Image], tuple[object, ...]]:
+        return Image, (self.pixels, self.path, self.id, self.frame)
+
     @property
     def size(self) -> tuple[int, int]:
         """(width, height) in px."""

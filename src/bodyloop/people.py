@@ -158,6 +158,11 @@ class People:
         points = None if skeleton is None else np.zeros((0, len(skeleton), 2), np.float32)
         return cls(image_size, source, skeleton, none, np.zeros(0, np.float32), keypoints=points)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by its fields, so that copies in other processes are checked and read-only, too."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+        return _rebuilt, ({**values, "extra": dict(self.extra)},)
+
     def replace(self, **changes: Any) -> People:
         """The same people with other fields, checked anew."""
         return _replace(self, **changes)
@@ -371,6 +376,10 @@ class People:
         from bodyloop.storage import load
 
         return load(path)
+
+
+def _rebuilt(values: dict[str, Any]) -> People:
+    return People(**values)
 
 
 _OPTIONAL = frozenset(f.name for f in fields(People)) - {"image_size", "source", "skeleton", "extra", "_n"}
