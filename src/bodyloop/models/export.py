@@ -128,8 +128,9 @@ def export_onnx(
         network.train(was_training)
     temperatures = {n: float(t) for n, t in function.temperature.named_buffers()}
     _inputs_to_initialisers(model, {f"temperature.{n}": t for n, t in temperatures.items()})
+    _fold_division(model)
     if half:
-        _halve(model)
+        halve(model)
     target = Path(path)
     own = replace(
         card,
@@ -265,7 +266,31 @@ def _inputs_to_initialisers(model: onnx.ModelProto, values: dict[str, float]) ->
             model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), name))
 
 
-def _halve(model: onnx.ModelProto) -> None:
+def _fold_division(model: onnx.ModelProto) -> None:
+    """Move the division by std into the first convolution: exact, as padding is 0 before and after it."""
+    from onnx import numpy_helper
+
+    stored = {t.name: t for t in model.graph.initializer}
+    for divide in [n for n in model.graph.node if n.op_type == "Div"]:
+        by = stored.get(divide.input[1])
+        users = [n for n in model.graph.node if divide.output[0] in n.input]
+        if by is None or tuple(by.dims) != (1, 3, 1, 1) or not users:
+            continue
+        weights = [stored.get(n.input[1]) if n.op_type == "Conv" else None for n in users]
+        if any(w is None or w.dims[1] != 3 for w in weights):
+            continue  # another order of channels, or something else looks at the picture
+        for user, weight in zip(users, weights, strict=True):
+            assert weight is not None  # checked above
+            scaled = numpy_helper.to_array(weight) / numpy_helper.to_array(by)
+            weight.CopyFrom(numpy_helper.from_array(scaled.astype(np.float32), weight.name))
+            user.input[0] = divide.input[0]
+        model.graph.node.remove(divide)
+    used = {i for n in model.graph.node for i in n.input}
+    for tensor in [t for t in model.graph.initializer if t.name not in used]:
+        model.graph.initializer.remove(tensor)
+
+
+def halve(model: onnx.ModelProto) -> None:
     """Store the large weights of convolutions and matrix products as float16, with casts back."""
     import onnx
     from onnx import numpy_helper
