@@ -3,7 +3,7 @@
 EfficientNet-Lite0 at strides 4 to 32, a top-down pyramid of depthwise 5x5 blocks to the 64x48 map grid, one
 1x1 convolution to logits, sparsemax. Each side branch (presence, visibility, quality) reads, for each keypoint,
 what lies where its map says the keypoint is: the pyramid's features averaged under the map, the peak logit,
-and the pooled features of the whole crop. So "is it in the window?" is asked of the place in question,
+where the map's mass lies and how wide, and the pooled features of the whole crop. So "is it in the window?" is asked of the place in question,
 with a few thousand weights instead of four stacks of 3x3 convolutions.
 
 Two coordinate channels enter the pyramid: the UDP grid (corner to corner) and the strided convolution's grid
@@ -13,6 +13,7 @@ differ by up to three crop pixels, growing from the middle to the borders; the n
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from torch.nn import functional as F
 from bodyloop.nn.efficientnet import CHANNELS, EfficientNetLite0
 
 TEMPERATURE = 8.0
+SIDE_GRADIENT = 0.2  # of the side branches' gradient that reaches the shared features
 BRANCHES = ("presence", "visibility", "quality")
 
 
@@ -53,7 +55,7 @@ class Pyramid(nn.Module):
             _conv(c + (2 if i == 0 else 0), w)
             for i, (c, w) in enumerate(zip(deep_first, widths, strict=True))
         )
-        self.reduce = nn.ModuleList(_conv(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.reduce = nn.ModuleList(_conv(a, b) for a, b in pairwise(widths))
         self.blocks = nn.ModuleList(
             nn.Sequential(*(SeparableBlock(w) for _ in range(n))) for w, n in zip(widths, blocks, strict=True)
         )
@@ -86,7 +88,7 @@ class SideBranches(nn.Module):
 
     def __init__(self, keypoints: int, channels: int, deep: int, hidden: int = 96) -> None:
         super().__init__()
-        self.local = nn.Linear(channels + 2, hidden)
+        self.local = nn.Linear(channels + 6, hidden)
         self.context = nn.Linear(deep, hidden * 2)
         self.embedding = nn.Parameter(torch.zeros(1, keypoints, hidden))
         self.mixed = nn.Linear(keypoints, keypoints, bias=False)
@@ -102,13 +104,30 @@ class SideBranches(nn.Module):
         under = maps.reshape(b, k, -1) @ features.reshape(b, c, -1).transpose(1, 2)
         flat = logits.reshape(b, k, -1)
         peak = torch.stack([flat.amax(-1), maps.reshape(b, k, -1).amax(-1)], dim=-1)
+        where = _moments(maps)
         gain, shift = self.context(pooled)[:, None].chunk(2, dim=-1)
-        x = self.local(torch.cat([under, peak], dim=-1)) + self.embedding + shift
+        x = self.local(torch.cat([under, peak, where], dim=-1)) + self.embedding + shift
         x = F.relu6(x) * (1 + gain)
         # neighbours speak: a present wrist makes a present elbow likely
         x = F.relu6(self.hidden(x + self.mixed(x.transpose(1, 2)).transpose(1, 2)))
         out: Tensor = self.out(x) + self.out_per_keypoint
         return out
+
+
+def _moments(maps: Tensor) -> Tensor:
+    """(B, K, 4): mean x and y of each map and their variances, the window being [-1, 1] in both."""
+    out = []
+    for axis in (2, 3):  # summed over y leaves x, and the other way round
+        marginal = maps.sum(dim=axis)
+        grid = torch.linspace(-1.0, 1.0, marginal.shape[-1], device=maps.device, dtype=maps.dtype)
+        mean = marginal @ grid
+        out += [mean, marginal @ grid**2 - mean * mean]
+    return torch.stack(out, dim=-1)
+
+
+def _softened(x: Tensor) -> Tensor:
+    """The same values; gradients pass at a share of SIDE_GRADIENT."""
+    return x * SIDE_GRADIENT + x.detach() * (1 - SIDE_GRADIENT)
 
 
 class SmallPose(nn.Module):
@@ -150,9 +169,10 @@ class SmallPose(nn.Module):
             out["maps"] = sparsemax(logits.flatten(2) / self.temperature).reshape(logits.shape)
         if wanted & set(BRANCHES):
             pooled = taps[-1].mean(dim=(2, 3))
-            # as in ProbPose, the branches do not steer the maps
+            # the branches do not steer the maps, as in ProbPose; but what tells a cut person must be in the
+            # features, and localisation alone does not teach it: a part of the gradient goes on
             side = self.branches(
-                features.detach().float(), out["maps"].detach(), logits.detach(), pooled.detach().float()
+                _softened(features).float(), out["maps"].detach(), logits.detach(), _softened(pooled).float()
             )
             for name, value in zip(BRANCHES, side.unbind(-1), strict=True):
                 out[name] = torch.sigmoid(value.float())

@@ -28,7 +28,7 @@ from bodyloop.nn.maps import Decoder
 from bodyloop.nn.small import SmallPose
 from bodyloop.skeletons import BODY_19, COCO
 from bodyloop.train.config import TrainConfig, read_options
-from bodyloop.train.losses import oks_risk, sparsemax_loss
+from bodyloop.train.losses import sparsemax_loss
 from bodyloop.train.targets import distribution_targets, oks_targets, oks_variances
 
 OPTIONS = {

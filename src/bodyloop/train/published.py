@@ -124,7 +124,7 @@ class PublishedLoss:
 
 
 def argmax_pck(predicted: Tensor, target: Tensor, weight: Tensor, threshold: float = 0.05) -> float:
-    """Share of argmax positions within ``threshold``, x divided by the map's height and y by its width (as published)."""
+    """Share of argmax positions within ``threshold``; x is divided by the height and y by the width, as published."""
     h, w = predicted.shape[-2:]
     at, true = (m.flatten(2).argmax(-1) for m in (predicted, target))
     dx = (at % w - true % w).double() / h
