@@ -303,3 +303,18 @@ def test_a_network_exports_with_any_batch() -> None:
         names, session.run(None, {session.get_inputs()[0].name: images.numpy()}), strict=True
     ):
         torch.testing.assert_close(torch.from_numpy(got), expected[name], atol=1e-4, rtol=1e-4, msg=name)
+
+
+def test_simple_head_by_hand() -> None:
+    # one channel: a negative cell is cut to 0, a positive one spread by bilinear upsampling, summed by ones
+    from bodyloop.nn.heads import SimpleHead
+
+    head = SimpleHead(1, 1)
+    torch.nn.init.constant_(head.final_layer.weight, 1.0)
+    features = torch.zeros(1, 1, 3, 3)
+    features[0, 0, 1, 1], features[0, 0, 0, 0] = 16.0, -9.0
+    maps = head(features, ("maps",))["maps"]
+    assert maps.shape == (1, 1, 12, 12)
+    # the mass of 16 appears 16 times as large, and each of its cells in nine sums
+    assert maps.sum().item() == pytest.approx(16 * 16 * 9)
+    assert set(head.state_dict()) == {"final_layer.weight", "final_layer.bias"}

@@ -109,6 +109,16 @@ class PlainHead(Head):
         return dict.fromkeys((name for name in self.available if name in wanted), maps)
 
 
+class SimpleHead(PlainHead):
+    """Heat maps from bilinear upsampling and one 3x3 convolution (ViTPose's "simple" decoder): (B, K, 4h, 4w)."""
+
+    def __init__(self, dim: int, num_keypoints: int) -> None:
+        super().__init__(dim, num_keypoints)
+        self.deconv_layers = nn.Sequential(nn.ReLU(), nn.Upsample(scale_factor=4.0, mode="bilinear"))
+        self.final_layer = nn.Conv2d(dim, num_keypoints, kernel_size=3, padding=1)
+        self.reset_parameters()
+
+
 class ProbabilityHead(Head):
     """Probability maps and four side branches (ProbPose, PMPose).
 

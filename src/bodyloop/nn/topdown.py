@@ -14,10 +14,10 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 
 from bodyloop.errors import ModelError
-from bodyloop.nn.heads import DoubleHead, Head, PlainHead, ProbabilityHead
+from bodyloop.nn.heads import DoubleHead, Head, PlainHead, ProbabilityHead, SimpleHead
 from bodyloop.nn.vit import ViT, vit_b, vit_h, vit_l, vit_s
 
-HeadKind = Literal["plain", "probability", "double"]
+HeadKind = Literal["plain", "probability", "double", "simple"]
 
 
 class TopDown(nn.Module):
@@ -76,6 +76,7 @@ HEADS: dict[HeadKind, Callable[[int, int], Head]] = {
     "plain": PlainHead,
     "probability": ProbabilityHead,
     "double": DoubleHead,
+    "simple": SimpleHead,
 }
 
 
