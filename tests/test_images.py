@@ -279,6 +279,12 @@ def test_unreadable_file(tmp_path: Path) -> None:
         read(tmp_path / "a")
 
 
+def test_sources_are_plain_values() -> None:
+    image = Image(CORNERS, Path("a") / "b.jpg", np.int64(3), np.int32(4))  # type: ignore[arg-type]
+    assert image.source == Source(str(Path("a") / "b.jpg"), 3, 4)
+    assert [type(v) for v in (image.source.image_id, image.source.frame)] == [int, int]
+
+
 def test_image_is_frozen() -> None:
     image = Image(CORNERS.copy())
     with pytest.raises(ValueError, match="read-only"):

@@ -81,6 +81,24 @@ class TestRoundTrips:
         assert len(again) == len(p)
         assert people_to_json(again)["fields"] == document["fields"] or not document["fields"]
 
+    @pytest.mark.parametrize(
+        "person",
+        [
+            {"bbox": [1, 2, 3, 4]},
+            {"box": [1, 2, 3]},
+            {"score": "high"},
+            {"keypoints": [[1, 2, 3]]},
+            {"mask": {"size": [7, 9]}},
+            {"track_id": 1.5},
+            {"provenance": {"pass": 1}},
+        ],
+    )
+    def test_the_schema_refuses(self, person: dict[str, Any]) -> None:
+        document = people_to_json(People(SIZE))
+        VALIDATOR.validate(document)
+        with pytest.raises(jsonschema.ValidationError):
+            VALIDATOR.validate({**document, "people": [person]})
+
     def test_json_reads_like_this(self) -> None:
         document = people_to_json(example())
         assert document["image"] == {"path": "a/photo.jpg", "width": 9, "height": 7, "id": 7, "frame": None}

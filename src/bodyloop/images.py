@@ -42,6 +42,15 @@ class Source:
     image_id: int | str | None = None
     frame: int | None = None
 
+    def __post_init__(self) -> None:
+        """Paths become text and numpy's numbers plain ones, so that keys compare and go into JSON."""
+        if isinstance(self.path, os.PathLike):
+            object.__setattr__(self, "path", os.fspath(self.path))
+        for name in ("image_id", "frame"):
+            value = getattr(self, name)
+            if isinstance(value, np.integer):
+                object.__setattr__(self, name, int(value))
+
 
 @dataclass(frozen=True, eq=False)
 class Image:

@@ -7,7 +7,6 @@ are. COCO cannot write "not available": such a keypoint is 0, 0, 0 there and NaN
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +79,7 @@ def to_coco(people: People, image_id: int | str | None = None, category_id: int 
     Raises:
         InputError: no image id is given or known from the source.
     """
+    image_id = Source(image_id=image_id).image_id  # a plain number, also from numpy's
     if image_id is None and people.source is not None:
         image_id = people.source.image_id
     if image_id is None:
@@ -106,7 +106,7 @@ def to_coco(people: People, image_id: int | str | None = None, category_id: int 
     extra = {k: to_plain(v) for k, v in people.extra.items()}
     results = []
     for i in range(len(people)):
-        item: dict[str, Any] = {"image_id": image_id, "category_id": category_id}
+        item: dict[str, Any] = {"image_id": image_id, "category_id": int(category_id)}
         for key in ("keypoints", "score", "bbox"):
             if key in columns and columns[key][i] is not None:
                 item[key] = columns[key][i]
@@ -268,7 +268,7 @@ def to_supervision(people: People) -> tuple[supervision.KeyPoints | None, superv
     and marked as not visible. ``Detections`` has boxes (of the masks if need be), masks, scores, track ids.
 
     Raises:
-        MissingDependency: supervision is not installed.
+        MissingDependency: supervision is not installed, or older than 0.29.
         InputError: a person without a box or mask, which Detections cannot hold.
     """
     try:
@@ -277,6 +277,11 @@ def to_supervision(people: People) -> tuple[supervision.KeyPoints | None, superv
         raise MissingDependency(
             "to_supervision needs supervision: pip install 'bodyloop[supervision]'"
         ) from e
+    if not hasattr(sv, "VertexEllipseAreaAnnotator"):
+        raise MissingDependency(
+            f"to_supervision needs supervision 0.29 or newer, this is {sv.__version__}: "
+            "pip install -U supervision"
+        )
     return _sv_keypoints(people, sv), _sv_detections(people, sv)
 
 
@@ -291,14 +296,12 @@ def _sv_keypoints(people: People, sv: Any) -> supervision.KeyPoints | None:
         "class_id": np.zeros(len(people), int),
         "data": data,
     }
-    known = {f.name for f in dataclasses.fields(sv.KeyPoints)}
-    scores = people.keypoint_scores
-    if scores is not None:  # called confidence before supervision 0.29
-        values["keypoint_confidence" if "keypoint_confidence" in known else "confidence"] = np.array(scores)
-    if people.scores is not None and "detection_confidence" in known:
+    if people.keypoint_scores is not None:
+        values["keypoint_confidence"] = np.array(people.keypoint_scores)
+    if people.scores is not None:
         values["detection_confidence"] = np.array(people.scores)
     there = np.isfinite(people.keypoints).all(axis=-1)
-    if "visible" in known and not there.all():
+    if not there.all():
         values["visible"] = there
     made: supervision.KeyPoints = sv.KeyPoints(**values)
     return made
@@ -347,14 +350,11 @@ def from_supervision(
     if keypoints is not None:
         found["keypoints"] = np.asarray(keypoints.xy)[..., :2]
         found |= {name: np.asarray(v) for name, v in keypoints.data.items() if name in _IN_DATA}
-        scores = getattr(keypoints, "keypoint_confidence", None)
-        if scores is None and not hasattr(keypoints, "keypoint_confidence"):
-            scores = getattr(keypoints, "confidence", None)
+        scores = keypoints.keypoint_confidence
         if scores is not None and not {"quality", "map_scores"} & found.keys():
             found["map_scores"] = np.asarray(scores)
-        boxed = getattr(keypoints, "detection_confidence", None)
-        if boxed is not None:
-            found["scores"] = np.asarray(boxed)
+        if keypoints.detection_confidence is not None:
+            found["scores"] = np.asarray(keypoints.detection_confidence)
     if detections is not None:
         found["boxes"] = np.asarray(detections.xyxy)
         if detections.mask is not None:
