@@ -53,6 +53,7 @@ def evaluate_detector(
     protocol: str = "standard",
     seed: int = 0,
     resamples: int = boot.RESAMPLES,
+    limit: int | None = None,
     progress: Progress | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> DetectorReport:
@@ -64,12 +65,13 @@ def evaluate_detector(
         detector: with a low score threshold, so that the whole curve is seen.
         annotations: COCO file; the category is the one named person, or the only one.
         images: folder of the photos; None: ``images`` beside the file.
+        limit: only the first photos that show somebody, for a quick look.
         progress: called with photos done and photos in all.
 
     Raises:
         FileError, InputError: files or photos that are missing or malformed.
     """
-    photos = PhotoSet.open(annotations, images)
+    photos = PhotoSet.open(annotations, images).first(limit)
     person = _person_category(photos)
     records = [i for i in photos.document["images"] if _complete(i)]
     ids = {i["id"] for i in records}

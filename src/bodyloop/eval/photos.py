@@ -82,6 +82,17 @@ class PhotoSet:
         """The same photos with the labels of cropped ones."""
         return replace(self, document=crops.document, origin=f"{self.origin}, cropped")
 
+    def first(self, count: int | None) -> PhotoSet:
+        """The first ``count`` photos with somebody's label on them (None: all photos), for a quick look."""
+        if count is None:
+            return self
+        shown = {a["image_id"] for a in self.document["annotations"]}
+        images = [i for i in self.document["images"] if i["id"] in shown][:count]
+        ids = {i["id"] for i in images}
+        kept = [a for a in self.document["annotations"] if a["image_id"] in ids]
+        document = {**self.document, "images": images, "annotations": kept}
+        return replace(self, document=document, origin=f"{self.origin}, first {len(images)} photos")
+
     def photo(self, record: Record) -> Image:
         """The photo of an image record, cut if the record says so.
 

@@ -204,6 +204,7 @@ def evaluate_pose_model(
     presence: bool = True,
     seed: int = 0,
     resamples: int = boot.RESAMPLES,
+    limit: int | None = None,
     progress: Progress | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> PoseReport:
@@ -219,6 +220,7 @@ def evaluate_pose_model(
         protocol: see `evaluate_keypoints`.
         presence: crop the photos and judge presence, if the model has it.
         seed: of the crops and of the bootstrap.
+        limit: only the first photos of each file that show somebody, for a quick look.
         progress, clock: see `predict_boxed`.
 
     Raises:
@@ -226,7 +228,7 @@ def evaluate_pose_model(
     """
     oks, pck, present = [], [], []
     seconds, persons = 0.0, 0
-    sets = [(path, PhotoSet.open(path, images)) for path in find_sets(data, split)]
+    sets = [(path, PhotoSet.open(path, images).first(limit)) for path in find_sets(data, split)]
     posed = [(path, photos) for path, photos in sets if photos.names]
     if not posed:
         raise InputError(f"{os.fspath(data)}: no file with keypoints (checked {len(sets)})")

@@ -1,0 +1,415 @@
+"""A run over many photos: skip what is done, keep what is done, go on after a bad photo.
+
+A photo is done when its json is there, whole, about this very file (size and time of change) and made with the
+same models and settings. The json is written last, so that a run that was stopped at any moment is taken up
+where it ended. Photos go through the networks a few at a time; if a group fails, one by one.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bodyloop.cli._common import Progress, complain, count_of, one_line
+from bodyloop.cli._given import Entry, GivenFile, read_people
+from bodyloop.cli._photos import Photo, address, place
+from bodyloop.errors import BodyloopError, FileError, InputError
+
+if TYPE_CHECKING:
+    from bodyloop.images import Image
+    from bodyloop.models.cards import Card
+    from bodyloop.people import People
+    from bodyloop.pose.estimator import PoseModel
+    from bodyloop.roles import Detector
+
+TOGETHER = 8  # photos in memory at a time
+FORMS = {"json": ".json", "vis": ".vis.jpg", "npz": ".npz", "maps": ".maps.jpg"}
+_BAD = (BodyloopError, MemoryError)  # what one photo may do wrong
+
+
+class Models:
+    """The networks of a run: known by name and checksum at once, loaded when the first photo needs them."""
+
+    def __init__(
+        self,
+        pose: str,
+        detector: str | None,
+        *,
+        card: str | None = None,
+        device: str = "cpu",
+        threads: int | None = None,
+        threshold: float | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        from bodyloop.models.registry import resolve
+
+        self._pose, self._detector, self._card_name = pose, detector, card
+        self._how: dict[str, Any] = {"device": device, "threads": threads}
+        self._threshold, self._options = threshold, options or {}
+        self.description: dict[str, Any] = {"pose": _described(*resolve(pose, card)), "detector": None}
+        if detector is not None:
+            self.description["detector"] = _described(*resolve(detector))
+
+    @cached_property
+    def pose(self) -> PoseModel:
+        """The pose model."""
+        from bodyloop.api import load_pose
+        from bodyloop.pose.inference import PoseOptions
+
+        options = PoseOptions(**self._options)
+        return load_pose(self._pose, card=self._card_name, detector=None, options=options, **self._how)
+
+    @cached_property
+    def detector(self) -> Detector:
+        """The detector."""
+        from bodyloop.api import load_detector
+
+        if self._detector is None:
+            raise InputError("this run has no detector")
+        return load_detector(self._detector, score_threshold=self._threshold, **self._how)
+
+
+def _described(card: Card, file: Path) -> dict[str, str]:
+    from bodyloop.models.checkpoints import sha256_of
+
+    return {"name": card.name, "sha256": sha256_of(file)}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is done with the photos.
+
+    Attributes:
+        out: folder of the results.
+        save: names of `FORMS`; json is always written.
+        settings: what the result depends on besides models and photo.
+        whole: the whole picture is one person.
+        boxes, masks: files that name the people.
+        threshold: least score of a box from a file.
+    """
+
+    out: Path
+    save: frozenset[str]
+    settings: dict[str, Any]
+    whole: bool = False
+    boxes: GivenFile | None = None
+    masks: GivenFile | None = None
+    threshold: float | None = None
+    overwrite: bool = False
+
+
+@dataclass
+class Summary:
+    """How a run went."""
+
+    photos: int = 0
+    done: int = 0
+    skipped: int = 0
+    people: int = 0
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    seconds: float = 0.0
+    stopped: bool = False
+    results: Path | None = None
+
+    def fail(self, what: str, why: str) -> None:
+        """Report a photo that cannot be used, and go on."""
+        self.failed.append((what, one_line(why)))
+        complain(why)
+
+    def line(self, out: Path) -> str:
+        """The run in one line."""
+        parts = [f"{self.done} done"]
+        if self.skipped:
+            parts.append(f"{self.skipped} skipped (done before)")
+        if self.failed:
+            parts.append(f"{len(self.failed)} failed")
+        left = self.photos - self.done - self.skipped - len(self.failed)
+        if left > 0:
+            parts.append(f"{left} left")
+        found = count_of(self.people, "person", "people")
+        head = f"{count_of(self.photos, 'photo')}: {', '.join(parts)}; {found}; {self.seconds:.1f} s"
+        return f"{head}; results in {self.results or out}"
+
+    def to_json(self, out: Path) -> dict[str, Any]:
+        """The run for programs."""
+        return {
+            "photos": self.photos, "done": self.done, "skipped": self.skipped, "people": self.people,
+            "failed": [{"photo": one_line(p), "error": e} for p, e in self.failed],
+            "seconds": round(self.seconds, 3), "stopped": self.stopped, "out": one_line(str(out)),
+            "results": None if self.results is None else one_line(str(self.results)),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Task:
+    """One photo of a run, where its results go, and what they depend on."""
+
+    photo: Photo
+    name: str
+    run: dict[str, Any]
+    boxes: Entry | None
+    masks: Entry | None
+
+
+class Run:
+    """A run over photos; `go` does it."""
+
+    def __init__(self, models: Models, work: Work) -> None:
+        self.models = models
+        self.work = work
+        self.summary = Summary()
+        self._finished: list[Task] = []
+
+    def go(self, photos: Sequence[Photo], tell: Progress) -> Summary:
+        """Work through the photos; a second call of the same kind goes on where this one ended."""
+        s, begun = self.summary, time.monotonic()
+        s.photos += len(photos)
+        _make_folder(self.work.out)
+        _refuse_foreign_results(self.work.out / "results.json")
+        try:
+            tasks = self._sorted_out(photos)
+            tell(0, len(tasks))
+            waiting, worked = iter(tasks), 0
+            while window := list(islice(waiting, TOGETHER)):
+                self._window(window)
+                worked += len(window)
+                tell(worked, len(tasks))
+        except KeyboardInterrupt:
+            s.stopped = True
+        if self._finished:
+            s.results = self.work.out / "results.json"
+            s.people = write_results(s.results, self.work.out, self._in_order(photos))
+        s.seconds = time.monotonic() - begun
+        return s
+
+    # ---- which photos --------------------------------------------------------------------------------------
+
+    def _sorted_out(self, photos: Sequence[Photo]) -> list[Task]:
+        """The photos that are to be done; those that are done or cannot be are counted."""
+        paths = [p.path for p in photos]
+        named = [None if f is None else f.match(paths) for f in (self.work.boxes, self.work.masks)]
+        taken: set[str] = set()
+        todo = []
+        for i, photo in enumerate(photos):
+            entries = [None if column is None else column[i] for column in named]
+            wrong = next((e for e in entries if isinstance(e, InputError)), None)
+            if wrong is not None:
+                self.summary.fail(photo.shown, str(wrong))
+                continue
+            boxes, masks = (e if isinstance(e, Entry) else None for e in entries)
+            where = place(photo, self.work.out, taken)
+            task = Task(photo, where.name, self._run_of(photo, boxes, masks), boxes, masks)
+            if not self.work.overwrite and self._is_done(task, where.earlier.document):
+                self.summary.skipped += 1
+                self._finished.append(task)
+            else:
+                todo.append(task)
+        return todo
+
+    def _run_of(self, photo: Photo, boxes: Entry | None, masks: Entry | None) -> dict[str, Any]:
+        try:
+            stat = photo.path.stat()
+            size, changed = stat.st_size, stat.st_mtime_ns
+        except (OSError, ValueError):  # reading it will say why
+            size, changed = 0, 0
+        settings = {
+            **self.work.settings,
+            "boxes": None if boxes is None else boxes.digest,
+            "masks": None if masks is None else masks.digest,
+        }
+        return {
+            "photo": address(photo.path, self.work.out),
+            "bytes": size,
+            "modified": changed,
+            "settings": settings,
+        }
+
+    def _is_done(self, task: Task, document: dict[str, Any] | None) -> bool:
+        if document is None or document.get("run") != task.run:
+            return False
+        if document.get("model") != self.models.description:
+            return False
+        if not all((self.work.out / f"{task.name}{FORMS[f]}").is_file() for f in self.work.save):
+            return False
+        from bodyloop.storage import people_from_json
+
+        try:
+            people_from_json(document)
+        except BodyloopError:
+            return False
+        return True
+
+    # ---- the work ------------------------------------------------------------------------------------------
+
+    def _window(self, tasks: Sequence[Task]) -> None:
+        opened: list[tuple[Task, Image, People | None]] = []
+        for task in tasks:
+            try:
+                image = self._read(task)
+                opened.append((task, image, self._given(task, image)))
+            except _BAD as e:
+                self.summary.fail(task.photo.shown, _reason(e, task))
+        try:
+            if opened:
+                self._posed(opened)
+        except _BAD as e:
+            if len(opened) == 1:
+                self.summary.fail(opened[0][0].photo.shown, _reason(e, opened[0][0]))
+                return
+            for one in opened:
+                try:
+                    self._posed([one])
+                except _BAD as again:
+                    self.summary.fail(one[0].photo.shown, _reason(again, one[0]))
+
+    def _read(self, task: Task) -> Image:
+        """The photo, turned as it is looked at; unturned if that is what its labels were made on."""
+        from bodyloop.images import read
+
+        image = read(task.photo.path)
+        wanted = {e.size for e in (task.boxes, task.masks) if e is not None and e.size is not None}
+        if wanted and image.size not in wanted:
+            plain = read(task.photo.path, orient=False)
+            return plain if plain.size in wanted else image
+        return image
+
+    def _given(self, task: Task, image: Image) -> People | None:
+        """The people that the caller named, None if that is left to the detector."""
+        import numpy as np
+
+        from bodyloop.people import People
+
+        w = self.work
+        if w.whole:
+            box = np.array([[0, 0, *image.size]], np.float32)
+            return People(image.size, image.source, boxes=box)
+        people: People | None = None
+        if w.boxes is not None and task.boxes is not None:
+            people = read_people(w.boxes, task.boxes, image, "boxes").replace(masks=None)
+        if w.masks is not None and task.masks is not None:
+            masked: People = read_people(w.masks, task.masks, image, "masks")
+            if people is None:
+                people = masked
+            elif len(people) != len(masked):
+                raise InputError(
+                    f"{w.masks.path}: masks: {len(masked)} for the {len(people)} boxes of {w.boxes.path}"  # type: ignore[union-attr]
+                )
+            else:
+                people = people.replace(masks=masked.masks, mask_scores=masked.mask_scores)
+        if people is not None and w.threshold is not None and people.scores is not None:
+            people = people[people.scores >= w.threshold]
+        return people
+
+    def _posed(self, opened: Sequence[tuple[Task, Image, People | None]]) -> None:
+        """Find, estimate, save."""
+        images = [image for _, image, _ in opened]
+        unknown = [i for i, (_, _, people) in enumerate(opened) if people is None]
+        found = [people for _, _, people in opened]
+        if unknown:
+            for i, people in zip(
+                unknown, self.models.detector.detect([images[i] for i in unknown]), strict=True
+            ):
+                found[i] = people
+        posed = self.models.pose.estimate(images, [p for p in found if p is not None])
+        for (task, image, _), people in zip(opened, posed, strict=True):
+            self._save(task, image, people)
+            self.summary.done += 1
+            self._finished.append(task)
+
+    def _save(self, task: Task, image: Image, people: People) -> None:
+        """Write what is asked for, the json last: it says that the rest is there."""
+        from bodyloop.drawing import draw
+        from bodyloop.people import Source
+        from bodyloop.storage import atomic_write, people_to_json, save
+
+        w, base = self.work, self.work.out / task.name
+        _make_folder(base.parent)
+        source = people.source or Source()
+        people = people.replace(source=Source(task.photo.shown, source.image_id, source.frame))
+        if "vis" in w.save:
+            draw(image, people).save(f"{base}{FORMS['vis']}")
+        if "maps" in w.save:
+            draw(image, people, maps=people.maps is not None).save(f"{base}{FORMS['maps']}")
+        if w.save & {"npz", "maps"}:
+            save(people, f"{base}{FORMS['npz']}")
+        document = people_to_json(people, model=self.models.description, run=task.run)
+        text = json.dumps(document, allow_nan=False, ensure_ascii=False)
+        with atomic_write(f"{base}.json") as file:
+            file.write(text.encode())
+
+    def _in_order(self, photos: Sequence[Photo]) -> list[Task]:
+        at = {str(p.path): i for i, p in enumerate(photos)}
+        return sorted(self._finished, key=lambda t: at[str(t.photo.path)])
+
+
+def write_results(path: Path, out: Path, tasks: Sequence[Task]) -> int:
+    """One COCO results file of the photos that are done; returns the number of people in it.
+
+    Image ids are the data set's where a boxes file told them, else the photos' names where all are different
+    numbers (as in COCO), else 1, 2, 3 ...; ``file_name`` stands beside. Keypoints are COCO's 17 where the
+    model has them.
+    """
+    from bodyloop.storage import atomic_write
+
+    count = 0
+    with atomic_write(path) as file:
+        file.write(b"[")
+        for rows in _rows(out, tasks):
+            for row in rows:
+                text = json.dumps(row, allow_nan=False, ensure_ascii=False)
+                file.write((",\n" if count else "\n").encode() + text.encode())
+                count += 1
+        file.write(b"\n]\n")
+    return count
+
+
+def _rows(out: Path, tasks: Sequence[Task]) -> Iterator[list[dict[str, Any]]]:
+    from bodyloop.skeletons import COCO
+    from bodyloop.storage import load
+
+    numbers = [int(n) for t in tasks if (n := Path(t.name).name).isdecimal() and n.isascii() and len(n) < 16]
+    by_name = len(set(numbers)) == len(tasks)
+    for i, task in enumerate(tasks):
+        people = load(out / f"{task.name}.json")
+        known = None if people.source is None else people.source.image_id
+        if people.skeleton is not None and set(COCO.keypoints) <= set(people.skeleton.keypoints):
+            people = people.in_skeleton(COCO)
+        image_id = known if known is not None else numbers[i] if by_name else i + 1
+        rows = people.to_coco(image_id)
+        for row in rows:
+            row["file_name"] = task.photo.shown
+        yield rows
+
+
+def _reason(e: BaseException, task: Task) -> str:
+    """What a photo's error says, with the photo's name in it."""
+    text = str(e) or type(e).__name__
+    if isinstance(e, MemoryError):
+        text = "not enough memory for this photo; make it smaller"
+    return text if task.photo.path.name in text else f"{task.photo.shown}: {text}"
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as e:
+        raise FileError(f"{folder}: cannot be made a folder for results: {e}; choose another --out") from e
+
+
+def _refuse_foreign_results(path: Path) -> None:
+    """A file of that name that no run wrote is not overwritten."""
+    try:
+        with path.open("rb") as f:
+            head = f.read(1 << 16)
+    except FileNotFoundError:
+        return
+    except OSError as e:
+        raise FileError(f"{path}: cannot be read: {e.strerror or e}; choose another --out") from e
+    if head.split() != [b"[", b"]"] and not (head.startswith(b'[\n{"image_id"') and b"file_name" in head):
+        raise FileError(f"{path} is there and was not written by a run of bodyloop; choose another --out")

@@ -1,0 +1,120 @@
+"""``bodyloop train``: a recipe, run or taken up again."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bodyloop.cli._common import STOPPED, AsJson, complain, example, put_json, say
+from bodyloop.errors import FileError, MissingDependency
+
+if TYPE_CHECKING:
+    from bodyloop.train.config import TrainConfig
+    from bodyloop.train.loop import Task
+
+NAME = "train"
+EXAMPLE = example(
+    "bodyloop train pmpose-n data=/data/poses", "bodyloop train rtmdet-n batch=8 steps=2000 --run runs/small"
+)
+
+
+def command(
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="A recipe of the package by name, or a YAML file.")
+    ],
+    changes: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Numbers of the recipe to change, such as batch=64."),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            "--run", metavar="DIR", help="Folder of checkpoints and figures; runs/<recipe> by default."
+        ),
+    ] = None,
+    stop_after: Annotated[
+        int | None,
+        typer.Option("--stop-after", min=1, metavar="N", help="Steps to do now; the rest another time."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a model by a recipe. A run that was stopped goes on where its last checkpoint was written."""
+    path = recipe(config)
+    try:
+        from bodyloop.train.config import load_config
+        from bodyloop.train.loop import fit
+    except ImportError as e:
+        raise MissingDependency(f"training needs {e.name}; pip install 'bodyloop[train]'") from e
+    settings = load_config(path, changes or ())
+    folder = run or Path("runs") / path.stem
+    logging.getLogger("bodyloop.train.loop").addFilter(_Row(settings.steps))
+    logging.getLogger("bodyloop.train").setLevel(logging.INFO)
+    try:
+        figures = fit(task_of(settings), settings, folder, stop_after=stop_after)
+    except KeyboardInterrupt:
+        complain(f"stopped; the checkpoints in {folder} are whole. Run the same command again to go on")
+        raise typer.Exit(STOPPED) from None
+    if as_json:
+        put_json({"run": str(folder), **figures})
+    else:
+        shown = ", ".join(f"{k} {v:.4g}" for k, v in figures.items()) or "nothing left to do"
+        say(f"{folder}: {shown}")
+
+
+def recipe(name: str) -> Path:
+    """The file of a recipe: a path, or a name in the package.
+
+    Raises:
+        FileError: neither; it lists the names.
+    """
+    own = Path(__file__).parent.parent / "configs"
+    if name.endswith((".yaml", ".yml")):
+        return Path(name)  # reading it says what is wrong
+    path = own / f"{name}.yaml"
+    if "/" not in name and path.is_file():
+        return path
+    known = ", ".join(sorted(p.stem for p in own.glob("*.yaml")))
+    raise FileError(f"there is no recipe {name!r}; known: {known}; or give a file ending in .yaml")
+
+
+def task_of(config: TrainConfig) -> Task:
+    """What is trained.
+
+    Raises:
+        ConfigError: an unknown task, or data that is not there.
+    """
+    from bodyloop.errors import ConfigError
+
+    if config.task == "pose":
+        from bodyloop.train.pose import PoseTask
+
+        return PoseTask(config)
+    if config.task == "detector":
+        from bodyloop.train.detection import DetectorTask
+
+        return DetectorTask(config)
+    raise ConfigError(f"task must be 'pose' or 'detector', got {config.task!r}")
+
+
+class _Row(logging.Filter):
+    """Makes the loop's rows of figures readable."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self._steps = steps
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Rewrite the record if it is such a row."""
+        try:
+            row = json.loads(record.getMessage())
+        except ValueError:
+            return True
+        if isinstance(row, dict) and "step" in row:
+            step = row.pop("step")
+            figures = " ".join(f"{k.lstrip('_')} {v:.4g}" for k, v in row.items())
+            record.msg, record.args = f"step {step} of {self._steps}: {figures}", None
+        return True
