@@ -88,11 +88,16 @@ class SideBranches(nn.Module):
 
     def __init__(self, keypoints: int, channels: int, deep: int, hidden: int = 96) -> None:
         super().__init__()
+        # the backbone ends in a linear layer of any scale; unnormalised, it drives every unit below into saturation
+        self.norm_pooled = nn.LayerNorm(deep)
+        self.norm_under = nn.LayerNorm(channels)
         self.local = nn.Linear(channels + 6, hidden)
+        self.norm_local = nn.LayerNorm(hidden)
         self.context = nn.Linear(deep, hidden * 2)
         self.embedding = nn.Parameter(torch.zeros(1, keypoints, hidden))
         self.mixed = nn.Linear(keypoints, keypoints, bias=False)
         self.hidden = nn.Linear(hidden, hidden)
+        self.norm_hidden = nn.LayerNorm(hidden)
         self.out = nn.Linear(hidden, len(BRANCHES))
         self.out_per_keypoint = nn.Parameter(torch.zeros(1, keypoints, len(BRANCHES)))
         nn.init.normal_(self.embedding, std=0.02)
@@ -102,14 +107,13 @@ class SideBranches(nn.Module):
         b, c = features.shape[:2]
         k = maps.shape[1]
         under = maps.reshape(b, k, -1) @ features.reshape(b, c, -1).transpose(1, 2)
-        flat = logits.reshape(b, k, -1)
-        peak = torch.stack([flat.amax(-1), maps.reshape(b, k, -1).amax(-1)], dim=-1)
-        where = _moments(maps)
-        gain, shift = self.context(pooled)[:, None].chunk(2, dim=-1)
-        x = self.local(torch.cat([under, peak, where], dim=-1)) + self.embedding + shift
-        x = F.relu6(x) * (1 + gain)
+        peak = torch.stack([logits.flatten(2).amax(-1) / 10.0, maps.flatten(2).amax(-1) * 10.0], dim=-1)
+        seen = torch.cat([self.norm_under(under), peak, _moments(maps)], dim=-1)
+        gain, shift = self.context(self.norm_pooled(pooled))[:, None].chunk(2, dim=-1)
+        x = self.norm_local(self.local(seen)) + self.embedding
+        x = F.relu6(x * (1 + gain) + shift)
         # neighbours speak: a present wrist makes a present elbow likely
-        x = F.relu6(self.hidden(x + self.mixed(x.transpose(1, 2)).transpose(1, 2)))
+        x = F.relu6(self.norm_hidden(self.hidden(x + self.mixed(x.transpose(1, 2)).transpose(1, 2))))
         out: Tensor = self.out(x) + self.out_per_keypoint
         return out
 
