@@ -12,11 +12,12 @@ from tests.parity.weights import make_state
 from torch import Tensor
 from torch.nn import functional as F
 
+from bodyloop.maps import oks_variances
 from bodyloop.nn.heads import ProbabilityHead
 from bodyloop.skeletons import COCO, MERGED_23
 from bodyloop.train import losses
 from bodyloop.train.published import PublishedLoss
-from bodyloop.train.targets import oks_targets, oks_variances, udp_targets
+from bodyloop.train.targets import oks_targets, udp_targets
 
 L = "losses.npz"
 SKELETONS = {"ProbPose-s": COCO, "PMPose-s": MERGED_23}
@@ -80,7 +81,7 @@ T = "oks_targets.npz"
 
 def test_probpose_targets() -> None:
     points, visible = tensor(T, "points")[None], tensor(T, "visible") > 0
-    maps, weights = oks_targets(points, visible, oks_variances(torch.tensor(COCO.sigmas)), unit_peak=False)
+    maps, weights = oks_targets(points, visible, torch.from_numpy(oks_variances(COCO.sigma_array)), unit_peak=False)
     compare(T, "maps_probpose", maps[0].numpy(), 1e-6)
     compare(T, "weights_probpose", weights.numpy(), 1e-6)
     fixed = torch.full((17,), 0.55, dtype=torch.float64)

@@ -22,6 +22,7 @@ from bodyloop.data import augment
 from bodyloop.data.persons import PersonSet
 from bodyloop.data.sample import CroppedSample, cut
 from bodyloop.errors import ConfigError
+from bodyloop.maps import oks_variances
 from bodyloop.nn.efficientnet import MEAN, STD, freeze
 from bodyloop.nn.frugal import make_frugal
 from bodyloop.nn.maps import Decoder
@@ -29,7 +30,7 @@ from bodyloop.nn.small import SmallPose
 from bodyloop.skeletons import BODY_19, COCO
 from bodyloop.train.config import TrainConfig, read_options
 from bodyloop.train.losses import sparsemax_loss
-from bodyloop.train.targets import distribution_targets, oks_targets, oks_variances
+from bodyloop.train.targets import distribution_targets, oks_targets
 
 OPTIONS = {
     "mask_probability": 0.5,
@@ -90,7 +91,7 @@ class PoseTask:
         freeze(
             self.network.backbone, int(self.options["fixed_stages"]), bool(self.options["train_depthwise"])
         )
-        self.variances = oks_variances(torch.tensor(self.skeleton.sigmas))
+        self.variances = torch.from_numpy(oks_variances(self.skeleton.sigma_array))
         self.decoder = Decoder("expected_oks", self.network.map_size, self.variances.tolist())
         self.sigmas = torch.tensor(self.skeleton.sigmas)
         self.mean = torch.tensor(MEAN).reshape(1, 3, 1, 1)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bodyloop.maps import oks_variances
 from bodyloop.nn.maps import Decoder
 from bodyloop.train.losses import (
     log_error_loss,
@@ -22,7 +23,7 @@ from bodyloop.train.losses import (
     true_quality,
     visibility_loss,
 )
-from bodyloop.train.targets import oks_targets, oks_variances
+from bodyloop.train.targets import oks_targets
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +55,7 @@ class PublishedLoss:
         map_size: tuple[int, int] = (48, 64),
     ) -> None:
         self.sigmas = sigmas.double()
-        self.variances = oks_variances(self.sigmas, map_size)
+        self.variances = torch.from_numpy(oks_variances(self.sigmas.numpy(), map_size))
         self.unit_peak = unit_peak
         self.size = size
         self.map_size = map_size

@@ -76,10 +76,3 @@ def distribution_targets(points: Tensor, variances: Tensor, map_size: tuple[int,
     column = torch.softmax(-(dx**2) / two_s, dim=-1)
     row = torch.softmax(-(dy**2) / two_s, dim=-1)
     return row[..., :, None] * column[..., None, :]
-
-
-def oks_variances(sigmas: Tensor, map_size: tuple[int, int] = (48, 64)) -> Tensor:
-    """s_k of the OKS kernels in map px^2, the published heuristic (spec 5.2), float64."""
-    side = (map_size[0] / 1.25 * map_size[1] / 1.25) ** 0.5
-    s: Tensor = ((2.0 * sigmas.double()) ** 2 * side * 2.0).clamp(0.55, 3.0)
-    return s
