@@ -7,8 +7,6 @@ import hashlib
 import numpy as np
 import pytest
 import torch
-from tests.parity.manifest import compare, given, load_json
-from tests.parity.weights import make_state
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,6 +16,8 @@ from bodyloop.skeletons import COCO, MERGED_23
 from bodyloop.train import losses
 from bodyloop.train.published import PublishedLoss
 from bodyloop.train.targets import oks_targets, udp_targets
+from tests.parity.manifest import compare, given, load_json
+from tests.parity.weights import make_state
 
 L = "losses.npz"
 SKELETONS = {"ProbPose-s": COCO, "PMPose-s": MERGED_23}
