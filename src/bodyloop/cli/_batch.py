@@ -293,13 +293,12 @@ class Run:
         if w.boxes is not None and task.boxes is not None:
             people = read_people(w.boxes, task.boxes, image, "boxes").replace(masks=None)
         if w.masks is not None and task.masks is not None:
-            masked: People = read_people(w.masks, task.masks, image, "masks")
+            masked: People = read_people(w.masks, task.masks, image, "masks", boxes_needed=people is None)
             if people is None:
                 people = masked
             elif len(people) != len(masked):
-                raise InputError(
-                    f"{w.masks.path}: masks: {len(masked)} for the {len(people)} boxes of {w.boxes.path}"  # type: ignore[union-attr]
-                )
+                boxes = "" if w.boxes is None else f" of {w.boxes.path}"
+                raise InputError(f"{w.masks.path}: masks: {len(masked)} for the {len(people)} boxes{boxes}")
             else:
                 people = people.replace(masks=masked.masks, mask_scores=masked.mask_scores)
         if people is not None and w.threshold is not None and people.scores is not None:

@@ -192,12 +192,14 @@ class GivenFile:
         self.by_name[name] = entry
 
 
-def read_people(file: GivenFile, entry: Entry, image: Any, wanted: str) -> Any:
+def read_people(file: GivenFile, entry: Entry, image: Any, wanted: str, *, boxes_needed: bool = True) -> Any:
     """The people of an entry on an image: boxes and scores, and masks if the file has them.
 
     Args:
         image: the photo, a `bodyloop.Image`.
         wanted: "boxes" or "masks", what the option that named the file is called.
+        boxes_needed: False where another file has the boxes: a person may then have neither box nor mask
+            here, and its box is NaN.
 
     Raises:
         InputError: an entry that does not fit; it names file, photo and field.
@@ -220,7 +222,7 @@ def read_people(file: GivenFile, entry: Entry, image: Any, wanted: str) -> Any:
     return replace(people, source=source)
 
 
-def _from_document(document: Item, size: tuple[int, int], wanted: str) -> Any:
+def _from_document(document: Item, size: tuple[int, int], wanted: str, needed: bool) -> Any:
     import numpy as np
 
     from bodyloop.storage import people_from_json
@@ -231,10 +233,10 @@ def _from_document(document: Item, size: tuple[int, int], wanted: str) -> Any:
     _have(old.boxes, old.masks, wanted)
     boxes = None if old.boxes is None else [None if np.isnan(b).all() else b.tolist() for b in old.boxes]
     kept = {n: getattr(old, n) for n in ("scores", "mask_scores", "track_ids", "extra")}
-    return _people(size, boxes, old.masks, lambda i: f"people[{i}].box", **kept)
+    return _people(size, boxes, old.masks, needed, lambda i: f"people[{i}].box", **kept)
 
 
-def _from_coco(items: Sequence[Item], size: tuple[int, int], wanted: str) -> Any:
+def _from_coco(items: Sequence[Item], size: tuple[int, int], wanted: str, needed: bool) -> Any:
     boxes = [_xyxy(a.get("bbox"), _name(a, i)) for i, a in enumerate(items)]
     masks = [a.get("segmentation") or None for a in items]
     given = None if items and all(b is None for b in boxes) else boxes
@@ -243,11 +245,11 @@ def _from_coco(items: Sequence[Item], size: tuple[int, int], wanted: str) -> Any
     scores = [a.get("bbox_score", a.get("score")) for a in items]
     known = bool(items) and all(isinstance(s, int | float) and not isinstance(s, bool) for s in scores)
     return _people(
-        size, given, shapes, lambda i: f"{_name(items[i], i)}: bbox", scores=scores if known else None
+        size, given, shapes, needed, lambda i: f"{_name(items[i], i)}: bbox", scores=scores if known else None
     )
 
 
-def _from_table(items: Item, size: tuple[int, int], wanted: str) -> Any:
+def _from_table(items: Item, size: tuple[int, int], wanted: str, needed: bool) -> Any:
     boxes, masks = items.get("boxes"), items.get("masks")
     if "" in items:  # a bare list is what the option says
         boxes, masks = (items[""], None) if wanted == "boxes" else (None, items[""])
@@ -257,10 +259,12 @@ def _from_table(items: Item, size: tuple[int, int], wanted: str) -> Any:
     if _four_numbers(boxes):  # one person's box, bare
         boxes = [boxes]
     _have(boxes, masks, wanted)
-    return _people(size, boxes, masks, lambda i: f"boxes[{i}]", scores=items.get("scores"))
+    return _people(size, boxes, masks, needed, lambda i: f"boxes[{i}]", scores=items.get("scores"))
 
 
-def _people(size: tuple[int, int], boxes: Any, masks: Any, names: Callable[[int], str], **more: Any) -> Any:
+def _people(
+    size: tuple[int, int], boxes: Any, masks: Any, needed: bool, names: Callable[[int], str], **more: Any
+) -> Any:
     """People with a box each: their own, or that of their mask.
 
     Args:
@@ -279,6 +283,9 @@ def _people(size: tuple[int, int], boxes: Any, masks: Any, names: Callable[[int]
     rows = []
     for i, box in enumerate(boxes):
         if box is None:
+            if not needed:
+                rows.append(np.full(4, np.nan))
+                continue
             if shapes is None or not shapes.present[i]:
                 raise InputError(f"{names(i)}: neither a box nor a mask with a pixel says where to look")
             box = shapes.boxes[i].tolist()

@@ -41,6 +41,7 @@ SHOWN = (
     "left_ankle",
 )
 FRAMES = 16  # of the moving picture
+ROW = 420  # px, height of the pictures on the sheet
 SCENE_THRESHOLD = 0.3  # boxes below it are mostly no people
 
 
@@ -93,11 +94,13 @@ def command(
         "portrait": out / "portrait.png",
         "moving": out / "portrait.gif",
     }
-    contact_sheet(
-        [*scenes, *(p for p, _ in looks)], captions=[*captions, *tight], title="bodyloop demo"
-    ).save(files["sheet"])
-    strip([p for p, _ in looks], tight, title="cropped tighter and tighter").save(files["portrait"])
-    animate(frames, files["moving"], fps=4, width=512)
+    tightening = strip([p for p, _ in looks], tight, height=ROW)
+    rows = [strip(scenes, captions, height=ROW), tightening]
+    contact_sheet(rows, columns=1, cell=max(r.size[0] for r in rows), title="bodyloop demo").save(
+        files["sheet"]
+    )
+    tightening.save(files["portrait"])
+    animate(frames, files["moving"], fps=4, width=ROW)
     for name, picture in zip(SCENES, scenes, strict=True):
         files[Path(name).stem] = picture.save(out / f"{Path(name).stem}.png")
     if as_json:
@@ -156,7 +159,7 @@ def _cropped(
     if left[2] - left[0] < 8 or left[3] - left[1] < 8:  # the person is not where it is cropped
         left = np.array([0, 0, *part.size], np.float32)
     people = pose.predict(part, boxes=left[None])
-    return draw(part, people, canvas="photo"), people
+    return draw(part, people, canvas="photo", scale=ROW / part.size[1]), people
 
 
 def _between(cuts: Sequence[Sequence[float]], frames: int) -> list[list[float]]:
