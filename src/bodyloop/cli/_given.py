@@ -216,7 +216,7 @@ def read_people(file: GivenFile, entry: Entry, image: Any, wanted: str, *, boxes
         "table": _from_table,
     }
     try:
-        people = read[entry.kind](entry.items, image.size, wanted)
+        people = read[entry.kind](entry.items, image.size, wanted, boxes_needed)
     except BodyloopError as e:
         raise InputError(f"{where}: {e}") from e
     return replace(people, source=source)
