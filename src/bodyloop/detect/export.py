@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from bodyloop.errors import ModelError
 from bodyloop.models.cards import Card, WeightsFile
-from bodyloop.models.export import OPSET, _halve, _import_onnx, _quiet, write_atomically
+from bodyloop.models.export import OPSET, _import_onnx, _quiet, halve, write_atomically
 
 if TYPE_CHECKING:
     import onnx
@@ -77,7 +77,7 @@ def export_detector(network: nn.Module, card: Card, path: str | Path, *, half: b
     model = program.model_proto
     _strip(model)
     if half:
-        _halve(model)
+        halve(model)
     target = Path(path)
     own = replace(
         card,
