@@ -104,11 +104,19 @@ class TorchEngine:
             raise InputError(f"the network takes {list(self._function.inputs)}, got {sorted(inputs)}")
         if not wanted:
             return {}
-        arrays = [torch.from_numpy(np.ascontiguousarray(inputs[n])) for n in self._function.inputs]
+        arrays = tuple(torch.from_numpy(np.ascontiguousarray(inputs[n])) for n in self._function.inputs)
+        return {n: _to_numpy(v) for n, v in self.run_tensors(arrays, wanted).items()}
+
+    def run_tensors(self, inputs: Sequence[Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
+        """As `run`, for inputs in the function's order; the outputs stay on the device.
+
+        Raises:
+            ModelError: a failure on the device (wrong shapes, out of memory, ...).
+        """
         try:
             with self._lock, torch.inference_mode(), self._precision():
-                out = self._call(*(a.to(self._device) for a in arrays), outputs=wanted)
-                return {n: _to_numpy(out[n]) for n in wanted}
+                out = self._call(*(a.to(self._device) for a in inputs), outputs=tuple(outputs))
+                return {n: out[n] for n in outputs}
         except RuntimeError as e:  # what torch raises for shapes, memory and kernels alike
             raise ModelError(f"the network failed on {self._device}: {str(e).splitlines()[0]}") from e
 
