@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from bodyloop.images import read
 from bodyloop.models.cards import Detection, Preprocess
 from bodyloop.nn.efficientnet import MEAN, STD
 from bodyloop.nn.frugal import make_frugal
-from bodyloop.nn.rtmdet import DetectorFunction, decode, make_priors, rtmdet_n
+from bodyloop.nn.rtmdet import STRIDES, DetectorFunction, decode, make_priors, rtmdet_n
 from bodyloop.roles import Detector
 from bodyloop.train.config import TrainConfig, read_options
 
@@ -45,7 +46,8 @@ NMS_IOU = 0.65
 Floats = npt.NDArray[np.float32]
 
 OPTIONS = {
-    "size": 320.0,
+    "size": 320.0,  # sides of the canvas, drawn per batch: people as large as the judged input must occur
+    "size_high": 416.0,
     "test_size": 416.0,
     "mosaic": 0.5,
     "scale_low": 0.45,
@@ -186,8 +188,11 @@ class DetectorTask:
         self.root = Path(os.path.expandvars(config.data))
         self.shares = parse_sources(config.sources)
         self.photos = {name: read_photos(self.root / name / "train.json") for name in self.shares}
+        self.sizes = range(int(self.options["size"]), int(self.options["size_high"]) + 1, STRIDES[-1])
+        if not len(self.sizes) or self.sizes[0] % STRIDES[-1]:
+            raise ConfigError(f"size must be a multiple of {STRIDES[-1]} and at most size_high")
         self.augmentation = Augmentation(
-            size=int(self.options["size"]),
+            size=self.sizes[0],
             mosaic=self.options["mosaic"],
             scale=(self.options["scale_low"], self.options["scale_high"]),
         )
@@ -203,9 +208,10 @@ class DetectorTask:
         """``images`` (B, H, W, 3) uint8, ``boxes`` and ``ignore`` (B, n, 4), filled up with NaN rows."""
         names = list(self.shares)
         samples = []
+        augmentation = replace(self.augmentation, size=int(rng.choice(self.sizes)))
         for name in rng.choice(len(names), size=size, p=list(self.shares.values())):
             photos = self.photos[names[int(name)]]
-            samples.append(sample(photos, self.augmentation, rng, int(rng.integers(len(photos)))))
+            samples.append(sample(photos, augmentation, rng, int(rng.integers(len(photos)))))
         return {
             "images": torch.from_numpy(np.stack([s.image for s in samples])),
             "boxes": _padded([s.boxes for s in samples]),
