@@ -219,13 +219,13 @@ def on_cpu(name: str, options: argparse.Namespace) -> None:
         own = pose_function(network, card)
         engines: dict[str, Engine] = {
             "torch eager": TorchEngine(own),
-            "ONNX fp32": OnnxEngine(file, threads=options.threads),
+            "ONNX fp32": OnnxEngine(file, threads=options.threads, keep=6),
         }
         if options.int8 or card.architecture == "pmpose-n":
             small = Path(options.int8) if options.int8 else folder / "int8.onnx"
             if not options.int8:
                 quantize(file, small, crops(16, card))
-            engines["ONNX int8"] = OnnxEngine(small, threads=options.threads)
+            engines["ONNX int8"] = OnnxEngine(small, threads=options.threads, keep=6)
         print_parts(name, engines, card, options.batch, options.repeat)
         for label in [e for e in engines if e != "torch eager"]:
             print_overhead(f"{name} {label}", engines[label], card, options.repeat, folder)

@@ -46,7 +46,7 @@ _WHEELS = {
     "migraphx": "onnxruntime-migraphx",
     "openvino": "onnxruntime-openvino",
 }
-_SESSIONS_KEPT = 3  # sets of outputs in use at the same time: with flip, without, and one for a closer look
+SESSIONS_KEPT = 3  # sets of outputs in use at the same time: with flip, without, and one for a closer look
 
 _TYPES = {
     "tensor(uint8)": np.uint8,
@@ -66,6 +66,7 @@ class OnnxEngine:
         model: path of the file, or its bytes.
         providers: where to run, best first: "cpu", "cuda", "coreml", ... or onnxruntime's own names.
         threads: threads inside one call; None lets onnxruntime choose (all physical cores).
+        keep: sessions held at a time, one for each set of outputs; each holds the weights it needs.
 
     Raises:
         FileError: the file cannot be read.
@@ -79,11 +80,13 @@ class OnnxEngine:
         *,
         providers: Sequence[str] = ("cpu",),
         threads: int | None = None,
+        keep: int = SESSIONS_KEPT,
     ) -> None:
         self._where = "ONNX model" if isinstance(model, bytes) else str(model)
         self._bytes = model if isinstance(model, bytes) else _read(Path(model))
         self._providers = _known_providers(providers)
         self._threads = threads
+        self._keep = keep
         try:
             self._inputs, self._outputs, metadata = graph_names(self._bytes)
         except ModelError as e:
@@ -159,7 +162,7 @@ class OnnxEngine:
                 log.debug("%s: session for %s", self._where, sorted(wanted))
                 session = self._make(wanted)
                 self._sessions[wanted] = session
-                while len(self._sessions) > _SESSIONS_KEPT:
+                while len(self._sessions) > self._keep:
                     self._sessions.popitem(last=False)
             self._sessions.move_to_end(wanted)
             return session
