@@ -80,9 +80,7 @@ def test_the_vocabulary_knows_nothing_above_it() -> None:
 def test_public_names_are_the_ones_of_their_modules() -> None:
     assert bodyloop.People is people.People
     assert bodyloop.COCO is skeletons.COCO
-    promised = (
-        "predict stream read draw load_pose load_detector People Image Masks"
-    )
+    promised = "predict stream read draw load_pose load_detector People Image Masks"
     assert {*promised.split(), "Skeleton", "BodyloopError", "__version__"} <= set(bodyloop.__all__)
     assert set(bodyloop.__all__) <= set(dir(bodyloop))
     constants = {n for n in bodyloop.__all__ if n.isupper()} - {"SKELETONS"}

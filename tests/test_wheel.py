@@ -19,7 +19,17 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(out), str(ROOT)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--wheel-dir",
+        str(out),
+        str(ROOT),
+    ]
     subprocess.run(command, check=True, timeout=600)
     (file,) = out.glob("bodyloop-*.whl")
     return file
@@ -39,7 +49,13 @@ def fresh(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     offline = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
     return subprocess.run(
-        [str(c) for c in command], cwd=cwd, env=offline, capture_output=True, text=True, timeout=300, check=False
+        [str(c) for c in command],
+        cwd=cwd,
+        env=offline,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
 
 
@@ -59,7 +75,9 @@ def test_what_is_in_the_wheel(wheel: Path) -> None:
 
 def test_people_are_found_offline_without_torch(fresh: Path, tmp_path: Path) -> None:
     photo = ROOT / "src" / "bodyloop" / "assets" / "photos" / "basketball.jpg"
-    done = run(fresh / "bodyloop", "predict", photo, "--out", tmp_path / "out", "--save", "json,vis", cwd=tmp_path)
+    done = run(
+        fresh / "bodyloop", "predict", photo, "--out", tmp_path / "out", "--save", "json,vis", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     (document,) = [json.loads(p.read_text()) for p in (tmp_path / "out").rglob("basketball*.json")]
     assert len(document["people"]) >= 2

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.parity.manifest import compare, given
-from tests.parity.warp4x import warp
-from tests.parity.weights import synthetic_image, synthetic_mask
 
 from bodyloop.data import augment
 from bodyloop.data.sample import CroppedSample, Sample, cut
 from bodyloop.skeletons import MERGED_23
+from tests.parity.manifest import compare, given
+from tests.parity.warp4x import warp
+from tests.parity.weights import synthetic_image, synthetic_mask
 
 A = "augment.npz"
 IMAGE = synthetic_image()[..., ::-1].copy()

@@ -81,7 +81,9 @@ T = "oks_targets.npz"
 
 def test_probpose_targets() -> None:
     points, visible = tensor(T, "points")[None], tensor(T, "visible") > 0
-    maps, weights = oks_targets(points, visible, torch.from_numpy(oks_variances(COCO.sigma_array)), unit_peak=False)
+    maps, weights = oks_targets(
+        points, visible, torch.from_numpy(oks_variances(COCO.sigma_array)), unit_peak=False
+    )
     compare(T, "maps_probpose", maps[0].numpy(), 1e-6)
     compare(T, "weights_probpose", weights.numpy(), 1e-6)
     fixed = torch.full((17,), 0.55, dtype=torch.float64)

@@ -7,7 +7,7 @@ only when a network is built.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from bodyloop.errors import MissingDependency, ModelError
 from bodyloop.models.cards import Card
@@ -45,7 +45,7 @@ def build_network(card: Card, *, meta: bool = False) -> nn.Module:
         return SmallPose(card.num_keypoints)
     from bodyloop.nn.topdown import build_pose
 
-    head = cast("HeadKind", card.head)  # an unknown one is refused by name
+    head: HeadKind = card.head
     if not meta:
         return build_pose(card.architecture, card.num_keypoints, head)
     with torch.device("meta"):

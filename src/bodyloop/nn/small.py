@@ -3,8 +3,8 @@
 EfficientNet-Lite0 at strides 4 to 32, a top-down pyramid of depthwise 5x5 blocks to the 64x48 map grid, one
 1x1 convolution to logits, sparsemax. Each side branch (presence, visibility, quality) reads, for each keypoint,
 what lies where its map says the keypoint is: the pyramid's features averaged under the map, the peak logit,
-where the map's mass lies and how wide, and the pooled features of the whole crop. So "is it in the window?" is asked of the place in question,
-with a few thousand weights instead of four stacks of 3x3 convolutions.
+where the map's mass lies and how wide, and the pooled features of the whole crop. So "is it in the window?"
+is asked of the place in question, with some 70 thousand weights instead of four stacks of 3x3 convolutions.
 
 Two coordinate channels enter the pyramid: the UDP grid (corner to corner) and the strided convolution's grid
 differ by up to three crop pixels, growing from the middle to the borders; the network has to know where it is.
