@@ -250,7 +250,7 @@ def _try(name: str) -> str:
 def _show(found: Findings) -> None:
     for title, facts in found.facts.items():
         say(title)
-        wide = max(len(k) for k in facts)
+        wide = max((len(k) for k in facts), default=0)
         for key, value in facts.items():
             say(f"  {key:<{wide}}  {value}")
     for text in found.hints:

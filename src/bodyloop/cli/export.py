@@ -63,7 +63,7 @@ def command(
         raise FileError(f"cannot write {target}: there is no folder {target.parent}")
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / target.name if int8 else target
-        source = _as_onnx(model, card, plain, half)
+        source = _as_onnx(model, card, plain, half=half, taken=int8)
         report = _quantized(source, target, calibrate or []) if int8 else None
     shown: dict[str, Any] = {"file": str(target), "bytes": target.stat().st_size, "int8": int8}
     if as_json:
@@ -72,11 +72,11 @@ def command(
         say(str(report) if report is not None else f"{target}: {target.stat().st_size / 1e6:.1f} MB")
 
 
-def _as_onnx(model: str, card: str | None, target: Path, half: bool) -> Path:
-    """The model as an ONNX file: exported to ``target``, or what it is already."""
+def _as_onnx(model: str, card: str | None, target: Path, *, half: bool, taken: bool) -> Path:
+    """The model as an ONNX file: exported to ``target``, or what it is already, if that is ``taken``."""
     found, network = _network(model, card)
     if isinstance(network, Path):
-        if target.parent.is_dir() and not _temporary(target):
+        if not taken:
             raise ModelError(f"{network} is an ONNX file already; copy it, or ask for --int8")
         return network
     if found.kind == "detector":
@@ -88,10 +88,6 @@ def _as_onnx(model: str, card: str | None, target: Path, half: bool) -> Path:
 
         export_onnx(network, found, target, half=half)
     return target
-
-
-def _temporary(path: Path) -> bool:
-    return Path(tempfile.gettempdir()) in path.parents
 
 
 def _network(model: str, card: str | None) -> tuple[Card, nn.Module | Path]:

@@ -41,26 +41,27 @@ def command(
     if name is None:
         cards = list_models(kind)
         if as_json:
-            put_json([described(c) for c in cards])
+            put_json([described(c, state_of(c)) for c in cards])
         else:
             _list(cards)
         return
     card = find_card(name)
+    where = ("file", Path(name)) if card not in list_models() and Path(name).is_file() else state_of(card)
     if as_json:
-        put_json(described(card))
+        put_json(described(card, where))
     else:
-        _show(card)
+        _show(card, where)
 
 
-def described(card: Card) -> dict[str, Any]:
+def described(card: Card, where: tuple[str, Path | None]) -> dict[str, Any]:
     """A card as plain values, with the state of its weights."""
-    state, file = state_of(card)
+    state, file = where
     table = tomllib.loads(card.to_toml())
     return {**table, "state": state, "file": None if file is None else str(file), "size": size_of(card, file)}
 
 
 def state_of(card: Card) -> tuple[str, Path | None]:
-    """Where the weights are: embedded, cached, download, unpublished, or missing (named by no repository)."""
+    """Where the weights of a card of the package are: embedded, cached, download, unpublished, or missing (named by no repository)."""
     from bodyloop.errors import BodyloopError
     from bodyloop.models.hub import find_local
     from bodyloop.models.registry import is_embedded, resolve
@@ -124,11 +125,11 @@ def _terms(text: str) -> str:
     return ", ".join(sets) + (" (non-commercial)" if "non-commercial" in text.lower() else "")
 
 
-def _show(card: Card) -> None:
+def _show(card: Card, where: tuple[str, Path | None]) -> None:
     """The card in words; everything that is in it."""
     from bodyloop.models.hub import human_size
 
-    state, file = state_of(card)
+    state, file = where
     size = size_of(card, file)
     say(f"{card.name}  {card.version}".rstrip())
     if card.summary:
