@@ -248,3 +248,32 @@ def test_what_does_not_fit_is_refused(folder: Path) -> None:
 def test_a_folder_that_is_not_there(folder: Path) -> None:
     with pytest.raises(FileError, match=r"nowhere"):
         export_onnx(network(), card(), folder / "nowhere" / "x.onnx", outputs=["presence"])
+
+
+def test_a_published_layout_with_clear_maxima(folder: Path) -> None:
+    """PMPose-s with the fixtures' random weights, on the fixtures' crops."""
+    import cv2
+
+    from bodyloop.models.build import build_network
+    from bodyloop.models.checkpoints import load_into
+    from bodyloop.models.registry import find_card
+    from tests.parity.manifest import FIXTURES
+    from tests.parity.weights import make_state
+
+    own = find_card("pmpose-s")
+    net = build_network(own, meta=True)
+    load_into(net, make_state(FIXTURES / "keys" / "PMPose-s.json"))
+    path = folder / "pmpose-s.onnx"
+    export_onnx(net, own, path, half=False)
+    names = ["crop_0.png", "crop_0_masked.png", "crop_1.png", "crop_4.png"]
+    x = np.stack([cv2.imread(str(FIXTURES / "crops" / n))[..., ::-1] for n in names])
+    outputs = ["maps", "keypoints", "presence", "visibility", "quality"]
+    expected = TorchEngine(pose_function(net, own)).run({"crops": x}, outputs)
+    got = OnnxEngine(path, threads=1).run({"crops": x}, outputs)
+    for name in ("maps", "presence", "visibility", "quality"):
+        np.testing.assert_allclose(got[name], expected[name], atol=1e-4, err_msg=name)
+    best = np.sort(expected["maps"].reshape(len(x), len(own.skeleton), -1), axis=-1)[..., -2:]  # type: ignore[arg-type]
+    clear = (best[..., 1] - best[..., 0]) / best[..., 1] > 0.01
+    assert clear.mean() > 0.75  # the others are skipped: their maximum is nearly shared by another cell
+    off = np.abs(got["keypoints"] - expected["keypoints"]).max(axis=-1)
+    assert (off[clear] <= 0.05).all()
