@@ -35,8 +35,9 @@ def as_boxes(boxes: npt.ArrayLike, what: str = "boxes") -> npt.NDArray[np.float3
         InputError: wrong shape, NaN or infinite numbers, or a box without area; the message names the box.
     """
     try:
-        a = np.asarray(boxes, dtype=np.float32)
-    except (TypeError, ValueError) as e:
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, and said below
+            a = np.asarray(boxes, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError) as e:
         raise InputError(f"{what}: expected numbers of shape (N, 4), got something else: {e}") from e
     if a.size == 0:
         return np.zeros((0, 4), np.float32)

@@ -401,9 +401,10 @@ def test_demo_offline_and_without_torch(tmp_path: Path) -> None:
     said = json.loads(done.stdout)
     presence = {k: np.array(v) for k, v in said["presence"].items()}
     assert presence["nose"].min() > 0.5
-    for joint in ("left_shoulder", "left_elbow", "left_wrist", "left_hip"):
-        assert presence[joint][-1] < presence[joint][0] and presence[joint][-1] < 0.5
-    assert presence["left_ankle"].max() < 0.5
+    for joint in ("left_elbow", "left_wrist", "left_hip", "left_knee", "left_ankle"):
+        assert presence[joint][-1] < presence[joint][0] - 0.2, joint
+    here = [sum(v[i] >= 0.5 for v in presence.values()) for i in range(len(said["crops"]))]
+    assert here == sorted(here, reverse=True) and here[-1] < here[0]
     counts = [int(text.rsplit(": ", 1)[1].split()[0]) for text in said["people"]]
     assert min(counts) >= 1
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from bodyloop.cli._common import Progress, complain, count_of, one_line
 from bodyloop.cli._given import Entry, GivenFile, read_people
 from bodyloop.cli._photos import Photo, address, place
-from bodyloop.errors import BodyloopError, FileError, InputError
+from bodyloop.errors import BodyloopError, FileError, InputError, MissingDependency, ModelError
 
 if TYPE_CHECKING:
     from bodyloop.images import Image
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 TOGETHER = 8  # photos in memory at a time
 FORMS = {"json": ".json", "vis": ".vis.jpg", "npz": ".npz", "maps": ".maps.jpg"}
 _BAD = (BodyloopError, MemoryError)  # what one photo may do wrong
+_FATAL = (ModelError, MissingDependency)  # wrong for every photo
 
 
 class Models:
@@ -63,7 +65,8 @@ class Models:
         from bodyloop.pose.inference import PoseOptions
 
         options = PoseOptions(**self._options)
-        return load_pose(self._pose, card=self._card_name, detector=None, options=options, **self._how)
+        with _named(self._pose):
+            return load_pose(self._pose, card=self._card_name, detector=None, options=options, **self._how)
 
     @cached_property
     def detector(self) -> Detector:
@@ -72,7 +75,29 @@ class Models:
 
         if self._detector is None:
             raise InputError("this run has no detector")
-        return load_detector(self._detector, score_threshold=self._threshold, **self._how)
+        with _named(self._detector):
+            return load_detector(self._detector, score_threshold=self._threshold, **self._how)
+
+    def detect(self, images: Sequence[Image]) -> list[People]:
+        """The people of each image."""
+        detector = self.detector
+        with _named(str(self._detector)):
+            return detector.detect(images)
+
+    def estimate(self, images: Sequence[Image], people: Sequence[People]) -> list[People]:
+        """The people of each image with keypoints."""
+        pose = self.pose
+        with _named(self._pose):
+            return pose.estimate(images, people)
+
+
+@contextmanager
+def _named(model: str) -> Iterator[None]:
+    """What is wrong with a model is said with the name it was called by."""
+    try:
+        yield
+    except ModelError as e:
+        raise e if model in str(e) else ModelError(f"{model}: {e}") from e
 
 
 def _described(card: Card, file: Path) -> dict[str, str]:
@@ -258,6 +283,8 @@ class Run:
         try:
             if opened:
                 self._posed(opened)
+        except _FATAL:
+            raise
         except _BAD as e:
             if len(opened) == 1:
                 self.summary.fail(opened[0][0].photo.shown, _reason(e, opened[0][0]))
@@ -311,11 +338,9 @@ class Run:
         unknown = [i for i, (_, _, people) in enumerate(opened) if people is None]
         found = [people for _, _, people in opened]
         if unknown:
-            for i, people in zip(
-                unknown, self.models.detector.detect([images[i] for i in unknown]), strict=True
-            ):
+            for i, people in zip(unknown, self.models.detect([images[i] for i in unknown]), strict=True):
                 found[i] = people
-        posed = self.models.pose.estimate(images, [p for p in found if p is not None])
+        posed = self.models.estimate(images, [p for p in found if p is not None])
         for (task, image, _), people in zip(opened, posed, strict=True):
             self._save(task, image, people)
             self.summary.done += 1

@@ -42,7 +42,7 @@ SHOWN = (
 )
 FRAMES = 16  # of the moving picture
 ROW = 420  # px, height of the pictures on the sheet
-SCENE_THRESHOLD = 0.3  # boxes below it are mostly no people
+SCENE_THRESHOLD = 0.4  # boxes below it are too often half of a person, or none
 
 
 def command(

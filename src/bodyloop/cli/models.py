@@ -61,7 +61,8 @@ def described(card: Card, where: tuple[str, Path | None]) -> dict[str, Any]:
 
 
 def state_of(card: Card) -> tuple[str, Path | None]:
-    """Where the weights of a card of the package are: embedded, cached, download, unpublished, or missing (named by no repository)."""
+    """Where the weights of a card of the package are: embedded, cached, download (on the hub), unpublished,
+    missing (on no hub and not here) or damaged."""
     from bodyloop.errors import BodyloopError
     from bodyloop.models.hub import find_local
     from bodyloop.models.registry import is_embedded, resolve

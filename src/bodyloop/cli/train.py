@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bodyloop.cli._common import STOPPED, AsJson, complain, example, put_json, say
-from bodyloop.errors import FileError, MissingDependency
+from bodyloop.errors import ConfigError, FileError, MissingDependency
 
 if TYPE_CHECKING:
     from bodyloop.train.config import TrainConfig
@@ -55,6 +55,8 @@ def command(
     logging.getLogger("bodyloop.train").setLevel(logging.INFO)
     try:
         figures = fit(task_of(settings), settings, folder, stop_after=stop_after)
+    except ConfigError as e:
+        raise ConfigError(f"{path}: {e}") from e
     except KeyboardInterrupt:
         complain(f"stopped; the checkpoints in {folder} are whole. Run the same command again to go on")
         raise typer.Exit(STOPPED) from None
@@ -87,8 +89,6 @@ def task_of(config: TrainConfig) -> Task:
     Raises:
         ConfigError: an unknown task, or data that is not there.
     """
-    from bodyloop.errors import ConfigError
-
     if config.task == "pose":
         from bodyloop.train.pose import PoseTask
 

@@ -162,7 +162,6 @@ class Runner:
 
     def _batch(self, crops: Pixels, plan: _Plan, options: PoseOptions) -> dict[str, Array]:
         out = self._run(crops, plan.names, options.flip)
-        self._check(out, len(crops))
         if plan.decoded:
             w, h = self.card.preprocess.size
             grid = (np.array(self.map_size) - 1.0) / (np.array([w, h]) - 1.0)
@@ -183,6 +182,7 @@ class Runner:
         asked = [self._flipped(n, there) if flip else n for n in names]
         got = self.engine.run({self._input: self._fed(crops)}, asked)
         out: dict[str, Array] = {n: got[a] for n, a in zip(names, asked, strict=True)}
+        self._check(out, len(crops))
         if not flip:
             return out
         left = [n for n, a in zip(names, asked, strict=True) if n == a and n not in _ONE_PASS]

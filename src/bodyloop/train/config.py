@@ -105,7 +105,10 @@ def config_from(table: Mapping[str, Any], where: str = "configuration") -> Train
             hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(known)}"
             raise ConfigError(f"{where}: unknown key {key!r}{hint}")
         values[key] = _convert(key, value, getattr(TrainConfig, key), where)
-    return replace(TrainConfig(), **values)
+    try:
+        return replace(TrainConfig(), **values)
+    except ConfigError as e:
+        raise ConfigError(f"{where}: {e}") from None
 
 
 def _convert(key: str, value: Any, default: Any, where: str) -> Any:
@@ -117,7 +120,7 @@ def _convert(key: str, value: Any, default: Any, where: str) -> Any:
         raise ConfigError(f"{where}: {key} must be {kind.__name__}, got {value!r}")
     try:
         converted = kind(value)
-    except ValueError as e:
+    except (ValueError, OverflowError) as e:
         raise ConfigError(f"{where}: {key} must be {kind.__name__}, got {value!r}") from e
     if kind is int and float(value) != converted:
         raise ConfigError(f"{where}: {key} must be a whole number, got {value!r}")
