@@ -45,6 +45,17 @@ def test_models_lists_every_card() -> None:
     assert all({"code", "weights", "data"} <= e["licenses"].keys() for e in entries)
 
 
+def test_models_in_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bodyloop.cli import models
+
+    monkeypatch.setattr(models, "width", lambda: 70)
+    lines = call("models").stdout.splitlines()
+    assert max(len(line) for line in lines) < 100
+    for card in list_models():
+        at = next(i for i, line in enumerate(lines) if line.split()[:1] == [card.name])
+        assert "code" in lines[at + 1] and "weights" in " ".join(lines[at + 1 : at + 4])
+
+
 def test_models_shows_a_whole_card() -> None:
     card = find_card("probpose-s")
     said = " ".join(call("models", "ProbPose_s").stdout.split())

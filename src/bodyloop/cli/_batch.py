@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from bodyloop.pose.estimator import PoseModel
     from bodyloop.roles import Detector
 
-TOGETHER = 8  # photos in memory at a time
+TOGETHER = 4  # photos in memory at a time; their people share batches
 FORMS = {"json": ".json", "vis": ".vis.jpg", "npz": ".npz", "maps": ".maps.jpg"}
 _BAD = (BodyloopError, MemoryError)  # what one photo may do wrong
 _FATAL = (ModelError, MissingDependency)  # wrong for every photo

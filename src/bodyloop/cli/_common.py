@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -207,11 +208,16 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Seque
     console().print(shown)
 
 
+def width() -> int:
+    """Columns of stdout; many where it is a file or a pipe, so that nothing is cut."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
+
+
 def console() -> Console:
-    """Where tables go: stdout; wide where it is a file or a pipe, so that nothing is cut."""
+    """Where tables go."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 200, soft_wrap=False, highlight=False)
+    return Console(width=width(), soft_wrap=False, highlight=False)
 
 
 # the library's own words

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bodyloop.cli._common import AsJson, example, put_json, say, table
+from bodyloop.cli._common import AsJson, example, put_json, say, table, width
+
+WIDE = 120  # columns of a terminal that the table needs
 
 if TYPE_CHECKING:
     from bodyloop.models.cards import Card
@@ -92,7 +94,7 @@ def best(card: Card) -> str:
     if not card.accuracy:
         return "-"
     a = card.accuracy[0]
-    return f"{a.value:.3f} {a.metric}, {a.dataset}"
+    return f"{a.value:.3f} {a.metric}, {_head(a.dataset)}"
 
 
 def _list(cards: tuple[Card, ...]) -> None:
@@ -105,24 +107,46 @@ def _list(cards: tuple[Card, ...]) -> None:
         rows.append(
             [
                 card.name, card.kind, "-" if card.skeleton is None else card.skeleton.name,
-                "-" if size is None else human_size(size), state, _licence(card.licenses.code),
-                _licence(card.licenses.weights), _terms(card.licenses.data), best(card),
+                "-" if size is None else human_size(size), state, _head(card.licenses.code),
+                _head(card.licenses.weights), _terms(card.licenses.data), best(card),
             ]
         )  # fmt: skip
-    table(
-        ["name", "kind", "skeleton", "size", "state", "code", "weights", "data", "accuracy"], rows, right=(3,)
-    )
+    head = ["name", "kind", "skeleton", "size", "state", "code", "weights", "data", "accuracy"]
+    if width() < WIDE:
+        _narrow(head, rows)
+    else:
+        table(head, rows, right=(3,))
     say("`bodyloop models NAME` shows a whole card.")
 
 
-def _licence(text: str) -> str:
-    """The licence's name without the explanations behind it."""
+def _narrow(head: list[str], rows: list[list[str]]) -> None:
+    """Two or three lines a model, for terminals in which the table would be cut into slivers."""
+    import textwrap
+
+    name = max(len(r[0]) for r in rows) if rows else 0
+    for r in rows:
+        say(f"{r[0]:<{name}}  {', '.join(x for x in (r[1], r[2], r[3], r[4], r[8]) if x != '-')}")
+        terms = "; ".join(f"{what} {text}" for what, text in zip(head[5:8], r[5:8], strict=True))
+        blank = " " * (name + 2)
+        say(
+            textwrap.fill(
+                terms,
+                max(40, width() - 1),
+                initial_indent=blank,
+                subsequent_indent=blank,
+                break_on_hyphens=False,
+            )
+        )
+
+
+def _head(text: str) -> str:
+    """A name without the explanations behind it."""
     return re.split(r"[,;:(]", text)[0].strip()
 
 
 def _terms(text: str) -> str:
     """The data sets that the terms speak of, and the hardest of these terms."""
-    sets = [part.split(":")[0].strip() for part in text.split(";") if ":" in part] or [_licence(text)]
+    sets = [part.split(":")[0].strip() for part in text.split(";") if ":" in part] or [_head(text)]
     return ", ".join(sets) + (" (non-commercial)" if "non-commercial" in text.lower() else "")
 
 
