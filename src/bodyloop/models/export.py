@@ -15,6 +15,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 
 OPSET = 18
 _SIDES = ("presence", "visibility", "quality")
+_COOL, _WARM_STEPS = 0.5, 12  # up to the published temperature the usual steps suffice
 _HALF_FROM = 4096  # numbers in a weight worth storing in half precision
 _HALF_LIMIT = 65504.0  # the largest half-precision number
 
@@ -204,7 +206,7 @@ def _trace(function: PoseFunction, names: Sequence[str], opset: int) -> onnx.Mod
     arguments = (crops, *(buffers[n].clone() for n in order))
     batch = torch.export.Dim("batch")
     try:
-        with _newton(function.network), _quiet():
+        with _newton(function), _quiet():
             program = torch.onnx.export(
                 Graph().eval(),
                 arguments,
@@ -224,14 +226,18 @@ def _trace(function: PoseFunction, names: Sequence[str], opset: int) -> onnx.Mod
 
 
 @contextlib.contextmanager
-def _newton(network: nn.Module) -> Iterator[None]:
-    """Networks with their sparsemax in an attribute get the fixed number of Newton steps."""
-    from bodyloop.nn.maps import sparsemax_newton
+def _newton(function: PoseFunction) -> Iterator[None]:
+    """Networks with their sparsemax in an attribute get a fixed number of Newton steps."""
+    from bodyloop.nn.maps import NEWTON_STEPS, sparsemax_newton
 
-    owners = [vars(m) for m in network.modules() if "sparsemax" in vars(m)]
+    temperature = function.temperature.of("maps")
+    # the warmer, the more cells share the mass, and the more steps it takes to find which
+    warm = temperature is not None and float(temperature) > _COOL
+    fixed = partial(sparsemax_newton, steps=_WARM_STEPS if warm else NEWTON_STEPS)
+    owners = [vars(m) for m in function.network.modules() if "sparsemax" in vars(m)]
     before = [o["sparsemax"] for o in owners]
     for o in owners:
-        o["sparsemax"] = sparsemax_newton
+        o["sparsemax"] = fixed
     try:
         yield
     finally:
