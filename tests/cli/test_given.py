@@ -145,6 +145,21 @@ def test_some_may_have_no_mask_where_boxes_are_given(predict: Call, photo: Path,
     assert people.masks is not None and people.masks.present.tolist() == [False, True]
 
 
+def test_photos_of_a_folder_that_the_file_does_not_name_are_left_out(
+    predict: Call, photo: Path, tmp_path: Path
+) -> None:
+    other = picture(tmp_path / "photos" / "8.jpg")
+    given = put(tmp_path, {"7.jpg": BOXES})
+    result = predict(photo.parent, "--boxes", given)
+    assert result.exit_code == 0 and result.stdout.startswith(
+        "2 photos: 1 done, 1 left out (not in the file); 2 people"
+    )
+    assert "1 photo that" in result.stderr and not (tmp_path / "out" / "8.json").exists()
+    assert predict(photo, other, "--boxes", given).exit_code == 1  # whoever names a photo means it
+    none = predict(photo.parent, "--boxes", put(tmp_path, {"9.jpg": BOXES}))
+    assert none.exit_code == 1 and "does not name" in none.stderr and none.stderr.count("\n") == 1
+
+
 def test_nobody_is_an_answer(predict: Call, photo: Path, tmp_path: Path) -> None:
     assert predict(photo, "--boxes", put(tmp_path, {"7.jpg": []})).exit_code == 0
     assert len(People.load(tmp_path / "out" / "7.json")) == 0

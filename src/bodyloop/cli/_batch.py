@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bodyloop.cli._common import Progress, complain, count_of, one_line
-from bodyloop.cli._given import Entry, GivenFile, read_people
+from bodyloop.cli._given import Entry, GivenFile, NotNamed, read_people
 from bodyloop.cli._photos import Photo, address, place
 from bodyloop.errors import BodyloopError, FileError, InputError, MissingDependency, ModelError
 
@@ -139,6 +139,7 @@ class Summary:
     people: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
     seconds: float = 0.0
+    left_out: int = 0
     stopped: bool = False
     results: Path | None = None
 
@@ -154,7 +155,9 @@ class Summary:
             parts.append(f"{self.skipped} skipped (done before)")
         if self.failed:
             parts.append(f"{len(self.failed)} failed")
-        left = self.photos - self.done - self.skipped - len(self.failed)
+        if self.left_out:
+            parts.append(f"{self.left_out} left out (not in the file)")
+        left = self.photos - self.done - self.skipped - len(self.failed) - self.left_out
         if left > 0:
             parts.append(f"{left} left")
         found = count_of(self.people, "person", "people")
@@ -166,7 +169,8 @@ class Summary:
         return {
             "photos": self.photos, "done": self.done, "skipped": self.skipped, "people": self.people,
             "failed": [{"photo": one_line(p), "error": e} for p, e in self.failed],
-            "seconds": round(self.seconds, 3), "stopped": self.stopped, "out": one_line(str(out)),
+            "left_out": self.left_out, "seconds": round(self.seconds, 3), "stopped": self.stopped,
+            "out": one_line(str(out)),
             "results": None if self.results is None else one_line(str(self.results)),
         }  # fmt: skip
 
@@ -220,10 +224,14 @@ class Run:
         paths = [p.path for p in photos]
         named = [None if f is None else f.match(paths) for f in (self.work.boxes, self.work.masks)]
         taken: set[str] = set()
-        todo = []
+        todo: list[Task] = []
+        left_out: list[NotNamed] = []
         for i, photo in enumerate(photos):
             entries = [None if column is None else column[i] for column in named]
             wrong = next((e for e in entries if isinstance(e, InputError)), None)
+            if isinstance(wrong, NotNamed) and not photo.named:
+                left_out.append(wrong)
+                continue
             if wrong is not None:
                 self.summary.fail(photo.shown, str(wrong))
                 continue
@@ -235,7 +243,18 @@ class Run:
                 self._finished.append(task)
             else:
                 todo.append(task)
+        self._leave_out(left_out, bool(todo or self._finished))
         return todo
+
+    def _leave_out(self, photos: Sequence[NotNamed], others: bool) -> None:
+        """Photos of a folder that the boxes file does not name are not meant; all of them is a mistake."""
+        if photos and not others:
+            raise InputError(f"{photos[0]}; and none of the other photos")
+        if photos:
+            complain(
+                f"{count_of(len(photos), 'photo')} that the file of boxes or masks does not name left out"
+            )
+        self.summary.left_out = len(photos)
 
     def _run_of(self, photo: Photo, boxes: Entry | None, masks: Entry | None) -> dict[str, Any]:
         try:

@@ -49,6 +49,10 @@ class Entry:
         return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
+class NotNamed(InputError):
+    """A file says nothing about a photo."""
+
+
 class GivenFile:
     """A file of people, and which of them are on which photo.
 
@@ -77,7 +81,7 @@ class GivenFile:
         out: list[Entry | InputError] = []
         for key, photo in zip(keys, photos, strict=True):
             if key is None:
-                out.append(Entry("coco", []) if empty else InputError(self._does_not_name(photo)))
+                out.append(Entry("coco", []) if empty else NotNamed(self._does_not_name(photo)))
             elif len(users[key]) > 1:
                 both = " and ".join(str(p) for p in users[key][:2])
                 out.append(

@@ -35,10 +35,12 @@ class Photo:
     Attributes:
         path: of the file.
         stem: what its results would like to be called: a relative path with slashes, without suffix.
+        named: the caller named this very file, not a folder or pattern.
     """
 
     path: Path
     stem: str
+    named: bool = False
 
     @property
     def shown(self) -> str:
@@ -64,7 +66,7 @@ def find_photos(arguments: Sequence[str]) -> tuple[list[Photo], list[tuple[str, 
             some = [Photo(p, p.stem) for p in hits if _is_picture(p)]
             complaint = f"{argument}: no picture fits this pattern"
         else:  # whatever it is, reading it says what is wrong
-            some, complaint = [Photo(path, path.stem)], ""
+            some, complaint = [Photo(path, path.stem, True)], ""
         for photo in some:
             found.setdefault(str(absolute(photo.path)), photo)
         if not some:

@@ -107,7 +107,7 @@ def command(
 
     Photos that are done already with the same models and settings are skipped, so a run that was stopped goes
     on when it is started again. A photo that cannot be used is reported and the others go on; the exit code is
-    then 1.
+    then 1. Photos of a folder or pattern that the file of boxes or masks does not name are left out.
     """
     wanted = _saved(save)
     if whole_image and (boxes is not None or masks is not None):

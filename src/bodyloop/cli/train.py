@@ -63,8 +63,14 @@ def command(
     if as_json:
         put_json({"run": str(folder), **figures})
     else:
-        shown = ", ".join(f"{k} {v:.4g}" for k, v in figures.items()) or "nothing left to do"
-        say(f"{folder}: {shown}")
+        shown = ", ".join(f"{k} {v:.4g}" for k, v in figures.items())
+        say(f"{folder}: step {_step(folder)} of {settings.steps}" + (f": {shown}" if shown else ""))
+
+
+def _step(run: Path) -> int:
+    """The step that a run has come to, by its record."""
+    rows = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return int(json.loads(rows[-1])["step"]) if rows else 0
 
 
 def recipe(name: str) -> Path:
