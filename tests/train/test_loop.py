@@ -142,6 +142,14 @@ def test_average_by_hand() -> None:
     assert a.weight.item() == pytest.approx(0.95)
 
 
+def test_shared_tensors_are_averaged_once() -> None:
+    a, m = nn.ModuleList([nn.Linear(1, 1)] * 3), nn.ModuleList([nn.Linear(1, 1)] * 3)
+    nn.init.constant_(a[0].weight, 0.0)
+    nn.init.constant_(m[0].weight, 1.0)
+    update_average(a, m, decay=0.5, step=1000)
+    assert a[0].weight.item() == pytest.approx(0.5)
+
+
 # ---- configurations ------------------------------------------------------------------------------------------
 
 

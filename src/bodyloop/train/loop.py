@@ -179,7 +179,11 @@ def batches(
 def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
     """Exponential moving average of weights and buffers; the decay grows from 0 so that early weights fade."""
     d = min(decay, (1 + step) / (10 + step))
+    done: set[int] = set()
     for a, m in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+        if a.data_ptr() in done:  # a tensor that stands under several names is averaged once
+            continue
+        done.add(a.data_ptr())
         if a.dtype.is_floating_point:
             a.lerp_(m, 1 - d)
         else:
