@@ -50,10 +50,11 @@ def test_models_in_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(models, "width", lambda: 70)
     lines = call("models").stdout.splitlines()
-    assert max(len(line) for line in lines) < 100
+    assert max(len(line) for line in lines) < 70
     for card in list_models():
         at = next(i for i, line in enumerate(lines) if line.split()[:1] == [card.name])
-        assert "code" in lines[at + 1] and "weights" in " ".join(lines[at + 1 : at + 4])
+        below = " ".join(lines[at : at + 5])
+        assert "code " in below and "weights " in below and "data " in below
 
 
 def test_models_shows_a_whole_card() -> None:
@@ -413,7 +414,8 @@ def test_demo_offline_and_without_torch(tmp_path: Path) -> None:
     presence = {k: np.array(v) for k, v in said["presence"].items()}
     assert presence["nose"].min() > 0.5
     for joint in ("left_elbow", "left_wrist", "left_hip", "left_knee", "left_ankle"):
-        assert presence[joint][-1] < presence[joint][0] - 0.2, joint
+        assert presence[joint][-1] < presence[joint][0] and presence[joint][-1] < 0.5, joint
+    assert np.mean([presence[j][0] - presence[j][-1] for j in ("left_elbow", "left_wrist", "left_hip")]) > 0.3
     here = [sum(v[i] >= 0.5 for v in presence.values()) for i in range(len(said["crops"]))]
     assert here == sorted(here, reverse=True) and here[-1] < here[0]
     counts = [int(text.rsplit(": ", 1)[1].split()[0]) for text in said["people"]]

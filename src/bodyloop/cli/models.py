@@ -124,19 +124,17 @@ def _narrow(head: list[str], rows: list[list[str]]) -> None:
     import textwrap
 
     name = max(len(r[0]) for r in rows) if rows else 0
+    blank = " " * (name + 2)
     for r in rows:
-        say(f"{r[0]:<{name}}  {', '.join(x for x in (r[1], r[2], r[3], r[4], r[8]) if x != '-')}")
+        facts = ", ".join(x for x in (r[1], r[2], r[3], r[4], r[8]) if x != "-")
         terms = "; ".join(f"{what} {text}" for what, text in zip(head[5:8], r[5:8], strict=True))
-        blank = " " * (name + 2)
-        say(
-            textwrap.fill(
-                terms,
-                max(40, width() - 1),
-                initial_indent=blank,
-                subsequent_indent=blank,
-                break_on_hyphens=False,
-            )
-        )
+        for start, text in ((f"{r[0]:<{name}}  ", facts), (blank, terms)):
+            say(
+                textwrap.fill(
+                    text, max(40, width() - 1),
+                    initial_indent=start, subsequent_indent=blank, break_on_hyphens=False,
+                )
+            )  # fmt: skip
 
 
 def _head(text: str) -> str:
