@@ -6,16 +6,14 @@ stay outside, where the card's numbers can be changed. Weights are stored in hal
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bodyloop.errors import ModelError
-from bodyloop.models.cards import Card, WeightsFile
-from bodyloop.models.export import OPSET, _import_onnx, _quiet, halve, write_atomically
+from bodyloop.models.cards import Card
+from bodyloop.models.export import OPSET, finish, import_onnx, quiet
 
 if TYPE_CHECKING:
-    import onnx
     from torch import nn
 
     from bodyloop.nn.rtmdet import DetectorFunction
@@ -52,14 +50,14 @@ def export_detector(network: nn.Module, card: Card, path: str | Path, *, half: b
         MissingDependency: torch, onnx or onnxscript is missing.
         FileError: the file cannot be written.
     """
-    onnx = _import_onnx()
+    import_onnx()  # missing packages are named before anything is computed
     import torch
 
     was_training = network.training
     function = detector_function(network, card)
     batch = torch.export.Dim("batch")
     try:
-        with _quiet():
+        with quiet():
             program = torch.onnx.export(
                 _as_tuple(function),
                 (function.blank(2)["images"],),
@@ -75,29 +73,7 @@ def export_detector(network: nn.Module, card: Card, path: str | Path, *, half: b
     if program is None:
         raise ModelError("torch could not write the network as ONNX")
     model = program.model_proto
-    _strip(model)
-    if half:
-        halve(model)
-    target = Path(path)
-    own = replace(
-        card,
-        preprocess=replace(card.preprocess, input="uint8-nhwc"),
-        weights=WeightsFile(file=target.name, format="onnx"),
-    )
-    onnx.helper.set_model_props(model, own.to_metadata())
-    model.doc_string = card.summary
-    onnx.checker.check_model(model)
-    write_atomically(target, model.SerializeToString())
-    return own
-
-
-def _strip(model: onnx.ModelProto) -> None:
-    """Drop the exporter's notes on where each node came from: a tenth of a small file, of no use in it."""
-    for node in model.graph.node:
-        del node.metadata_props[:]
-        node.doc_string = ""
-    del model.graph.value_info[:]
-    del model.graph.metadata_props[:]
+    return finish(model, card, path, half=half)
 
 
 def _as_tuple(function: DetectorFunction) -> nn.Module:
