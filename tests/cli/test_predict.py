@@ -287,7 +287,14 @@ def test_ctrl_c_keeps_what_is_done(pose_file: Path, detector_file: Path, tmp_pat
     arguments = ["predict", tmp_path / "photos", "--model", pose_file, "--detector", detector_file]
     arguments += ["--out", tmp_path / "out", "--save", "json,vis"]
     command = [sys.executable, "-m", "bodyloop", *(str(a) for a in arguments)]
-    going = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    going = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # tests that run in the background inherit an ignored SIGINT, and so would the command
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     until = time.monotonic() + 60
     while not list((tmp_path / "out").glob("[0-9]*.json")) and time.monotonic() < until:
         time.sleep(0.02)

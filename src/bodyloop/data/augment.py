@@ -302,7 +302,10 @@ def nearest_seed_labels(mask: U8, seeds: npt.NDArray[np.integer]) -> npt.NDArray
 
 def remove_patches(mask: U8, seeds: npt.NDArray[np.integer], removed: npt.NDArray[np.integer]) -> U8:
     """Zero the pixels nearest to the seeds whose labels (1..n; 0 does nothing) are in ``removed``."""
-    labels = nearest_seed_labels(mask, seeds)
+    return _without(mask, nearest_seed_labels(mask, seeds), removed)
+
+
+def _without(mask: U8, labels: npt.NDArray[np.int32], removed: npt.NDArray[np.integer]) -> U8:
     out = mask.copy()
     out[np.isin(labels, removed) & (labels > 0)] = 0
     return out
@@ -317,10 +320,7 @@ def _random_patch_removal(mask: U8, rng: Rng, patches: int, amount: float) -> U8
     if count == 0:
         return mask
     labels = nearest_seed_labels(mask, seeds)
-    removed = rng.choice(np.unique(labels), count, replace=False)
-    out = mask.copy()
-    out[np.isin(labels, removed) & (labels > 0)] = 0
-    return out
+    return _without(mask, labels, rng.choice(np.unique(labels), count, replace=False))
 
 
 def random_mask_noise(

@@ -179,7 +179,7 @@ class PoseTask:
     @torch.no_grad()
     def _true_quality(self, maps: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """COCO's similarity (B, K) of the decoded points, and their squared distance in map px^2."""
-        decoded, _ = self.decoder(maps.detach())
+        decoded, _ = self.decoder.to(maps.device)(maps.detach())
         d2 = ((decoded - batch["points"]) ** 2).sum(dim=-1)
         scale = 2.0 * (2.0 * self.sigmas.to(maps)) ** 2 * batch["area"][:, None].clamp(min=1e-3)
         return torch.exp(-d2 / scale), d2
@@ -252,7 +252,7 @@ class PoseTask:
             self.config.device, dtype=torch.bfloat16, enabled=self.config.precision == "bf16"
         ):
             out = model(self.normalise(images), ("maps", "presence", "quality"))
-        points, _ = self.decoder(out["maps"])
+        points, _ = self.decoder.to(out["maps"].device)(out["maps"])
         return {
             "points": points.float().cpu(),
             "presence": out["presence"].float().cpu(),

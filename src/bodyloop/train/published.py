@@ -140,4 +140,4 @@ def argmax_pck(predicted: Tensor, target: Tensor, weight: Tensor, threshold: flo
 
 
 def _masked_mean(values: Tensor, mask: Tensor) -> float:
-    return float(values[mask].double().mean()) if bool(mask.any()) else 0.0
+    return float(values.detach()[mask].double().mean()) if bool(mask.any()) else 0.0
