@@ -293,3 +293,21 @@ def test_image_is_frozen() -> None:
     assert (again.pixels == image.pixels).all() and not again.pixels.flags.writeable
     with pytest.raises(AttributeError):
         image.path = "x"  # type: ignore[misc]
+
+
+def test_postscript_never_reaches_the_program_that_would_run_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import PIL.EpsImagePlugin
+    import PIL.Image
+
+    def run(*args: object, **options: object) -> None:
+        raise AssertionError("Ghostscript was asked to run the file")
+
+    monkeypatch.setattr(PIL.EpsImagePlugin, "Ghostscript", run)
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n(marker) (w) file\n%%EOF\n"
+    (tmp_path / "photo.jpg").write_bytes(eps)
+    with pytest.raises(FileError, match=r"photo\.jpg"):
+        read(tmp_path / "photo.jpg")
+    with PIL.Image.open(tmp_path / "photo.jpg") as picture, pytest.raises(FileError, match="EPS"):
+        as_image(picture)

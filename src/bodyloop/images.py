@@ -32,6 +32,8 @@ MAX_FILE_BYTES = 1 << 30
 
 _BY_OPENCV = {"JPEG", "MPO", "PNG", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000"}
 _ORIENTATION = 274  # EXIF tag
+# Formats whose readers only decode. Pillow knows others (EPS, WMF) that it hands to programs which run their code.
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "GIF", "AVIF", "MPO", "TGA", "PCX", "SGI", "QOI")
 
 
 @dataclass(frozen=True)
@@ -240,6 +242,14 @@ def _read_bytes(name: str) -> bytes:
         raise FileError(f"{name}: cannot be read: {e.strerror or e}") from e
 
 
+def _readers() -> list[str]:
+    """Those of FORMATS that this Pillow can read (MPO comes with JPEG, AVIF is not in every build)."""
+    import PIL.Image
+
+    PIL.Image.init()
+    return [f for f in FORMATS if f in PIL.Image.OPEN]
+
+
 def _inspect(data: bytes, name: str) -> tuple[str, int]:
     """Format and EXIF orientation from the header alone; refuses what is too large or cut off."""
     import io
@@ -249,7 +259,7 @@ def _inspect(data: bytes, name: str) -> tuple[str, int]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with PIL.Image.open(io.BytesIO(data)) as header:
+            with PIL.Image.open(io.BytesIO(data), formats=_readers()) as header:
                 kind = header.format or ""
                 w, h = header.size
                 orientation = header.getexif().get(_ORIENTATION, 1)
@@ -304,7 +314,7 @@ def _decode_pillow(data: bytes, name: str) -> Pixels:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with PIL.Image.open(io.BytesIO(data)) as picture:
+            with PIL.Image.open(io.BytesIO(data), formats=_readers()) as picture:
                 told = int(picture.getexif().get(_ORIENTATION, 1))
                 picture.load()
                 turned = picture.getexif().get(_ORIENTATION, 1) != told  # Pillow does so for TIFF
@@ -318,6 +328,11 @@ def _decode_pillow(data: bytes, name: str) -> Pixels:
 
 def _from_pillow(picture: PillowImage) -> Image:
     name = getattr(picture, "filename", None)
+    if picture.format is not None and picture.format not in FORMATS:
+        raise FileError(
+            f"{name or 'Pillow image'}: {picture.format} pictures are not opened here, reading one may run programs; "
+            "convert it to PNG first"
+        )
     try:
         pixels = _pillow_pixels(picture)
     except (OSError, ValueError, SyntaxError, EOFError) as e:

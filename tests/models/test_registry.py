@@ -183,3 +183,10 @@ def test_shapes_that_no_card_has(tmp_path: Path) -> None:
     path = save_pth(tmp_path / "x.pth", state_of(shapes))
     with pytest.raises(ModelError, match=r"no card for vit-s, 99 keypoints"):
         find_card(path)
+
+
+def test_a_folder_is_not_asked_for_on_the_internet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="is a folder"):
+        find_card("runs/mine")

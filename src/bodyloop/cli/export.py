@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -109,7 +110,10 @@ def _of_run(run: Path, card: str | None) -> tuple[Card, nn.Module]:
         from bodyloop.train.release import release
     except ImportError as e:
         raise MissingDependency(f"training runs need {e.name}; pip install 'bodyloop[export]'") from e
-    found = find_card(card)
+    # what the card's own weights saw and reached says nothing about these
+    found = replace(
+        find_card(card), accuracy=(), training_data=(), known_failures=(), notes=f"trained in {run}"
+    )
     best = (run / "best.pt").is_file()
     with tempfile.TemporaryDirectory() as folder:
         part = Path(folder) / "weights.safetensors"

@@ -111,11 +111,23 @@ def _find(model: str | Path | Card) -> _Found:
         path = Path(os.path.expanduser(text))  # noqa: PTH111 - pathlib's raises where there is no home
     if _is_file(path):
         return _from_file(path)
+    if _is_folder(path):
+        raise ModelError(
+            f"{path} is a folder, not a model; a training run becomes one with "
+            f"'bodyloop export {path} model.onnx --card NAME'"
+        )
     if isinstance(model, str) and (found := _from_hub(text)) is not None:
         return found
     if path.suffix.lower() in (*_WEIGHTS, ".toml"):
         raise FileError(f"there is no file {path}")
     raise ModelError(_unknown(text))
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def _is_file(path: Path) -> bool:

@@ -249,7 +249,9 @@ class PoseTask:
     def _infer(self, model: nn.Module, rows: list[CroppedSample]) -> dict[str, Tensor]:
         images = torch.from_numpy(np.stack([c.image for c in rows])).to(self.config.device)
         with torch.autocast(
-            self.config.device, dtype=torch.bfloat16, enabled=self.config.precision == "bf16"
+            torch.device(self.config.device).type,
+            dtype=torch.bfloat16,
+            enabled=self.config.precision == "bf16",
         ):
             out = model(self.normalise(images), ("maps", "presence", "quality"))
         points, _ = self.decoder.to(out["maps"].device)(out["maps"])
