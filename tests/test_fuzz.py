@@ -28,7 +28,7 @@ from typer.testing import CliRunner
 
 from bodyloop import api
 from bodyloop.cli import app
-from bodyloop.errors import BodyloopError
+from bodyloop.errors import BodyloopError, FileError
 from bodyloop.images import Image, read
 from bodyloop.models.cards import METADATA_KEY, Card, load_card
 from bodyloop.models.checkpoints import convert
@@ -714,7 +714,9 @@ def check(code: int, complaint: str, trial: Trial, place: Place) -> None:
     assert any(word in complaint for word in trial.says), (complaint, trial.says)
     assert not place.marker.exists()
     leftovers = [
-        p.name for p in place.folder.rglob("*") if p.name.startswith(("out.safe", "out.onnx", ".out"))
+        p.name
+        for p in place.folder.rglob("*")
+        if p.name.startswith(("out.safe", "out.onnx", ".out")) or p.suffix == ".part"
     ]
     assert not leftovers
 
@@ -738,6 +740,20 @@ def test_malformed_in_a_process_of_its_own(name: str, place: Place) -> None:
     trial = KINDS[name](place, seeded(name, 0))
     done = run(*trial.arguments)
     check(done.returncode, done.stderr, trial, place)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".json"])
+@pytest.mark.parametrize(("stem", "fits"), [("x" * 250, True), ("x" * 256, False)], ids=["fits", "too long"])
+def test_names_of_all_lengths(place: Place, stem: str, fits: bool, suffix: str) -> None:
+    """A name that the file system takes can be written to; one that it does not is the package's own error."""
+    people, path = People(SIZE, boxes=np.float32([BOX])), place.folder / (stem + suffix)
+    if fits:
+        people.save(path)
+        assert People.load(path).allclose(people)
+    else:
+        with pytest.raises(FileError, match="cannot be written"):
+            people.save(path)
+    assert [p.name for p in place.folder.iterdir()] == ([path.name] if fits else [])
 
 
 def test_there_are_kinds_enough() -> None:

@@ -15,7 +15,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from tokenize import TokenError
@@ -105,7 +105,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         FileError: the folder is missing or not writable, or the disk is full.
     """
     target = Path(path)
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    part = target.with_name(
+        f".{secrets.token_hex(6)}.part"
+    )  # short, so that any name that fits can be written
     try:
         with part.open("xb") as file:
             yield file
@@ -115,7 +117,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             raise
         raise FileError(f"{target}: cannot be written: {e.strerror or e}") from e
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # what went wrong before is what the caller must hear
+            part.unlink(missing_ok=True)
 
 
 # JSON

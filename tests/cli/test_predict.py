@@ -314,3 +314,22 @@ def test_ctrl_c_keeps_what_is_done(pose_file: Path, detector_file: Path, tmp_pat
             path.unlink()
     again = run(*arguments, "--json")
     assert again.returncode == 0 and json.loads(again.stdout)["skipped"] == len(done)
+
+
+@pytest.mark.parametrize(
+    "stem", ["x" * 251, "\N{CYRILLIC SMALL LETTER ZHE}" * 125], ids=["ascii", "two bytes each"]
+)
+def test_photos_with_the_longest_names(predict: Call, tmp_path: Path, stem: str) -> None:
+    """Names that leave no room for a suffix; two that differ only where they are cut keep apart."""
+    folder = tmp_path / "photos"
+    a = picture(folder / "a.jpg", 1).rename(folder / f"{stem}.jpg")
+    b = picture(folder / "b.jpg", 2, (90, 90)).rename(folder / f"{stem[:-1]}y.jpg")
+    result = predict(folder, "--save", "json,vis,npz,maps")
+    assert result.exit_code == 0, result.stderr
+    found = [People.load(p) for p in (tmp_path / "out").glob("*.json") if p.name != "results.json"]
+    assert {(p.source.path, p.image_size) for p in found if p.source} == {
+        (str(a), (120, 160)),
+        (str(b), (90, 90)),
+    }
+    assert len(names(tmp_path / "out")) == 9
+    assert json.loads(predict(folder, "--save", "json,vis,npz,maps", "--json").stdout)["skipped"] == 2

@@ -3,7 +3,8 @@
 A photo's results have its name, below its folder's place in the folder that was given: ``photos/a/1.jpg`` of
 ``photos`` becomes ``a/1.json``. Where that name belongs to another photo (of this run, of an earlier one, or
 to a file that is not ours), six digits of the photo's address are added, so that nothing is overwritten
-whichever photos come in which order.
+whichever photos come in which order. A name that leaves no room for suffixes is cut and ends with digits of the
+whole.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ SUFFIXES = (
 )  # fmt: skip
 DRAWN = (".vis.jpg", ".maps.jpg")  # what we draw ourselves is no photo
 RESERVED = ("results",)  # the run's own file
+LONGEST = 200  # bytes of a name; file systems allow 255, suffixes and digits are added
 _OURS = b'{"schema":"bodyloop/people-1"'
 
 
@@ -153,11 +155,19 @@ def address(photo: Path, out: Path) -> str:
         return one_line(str(here))
 
 
+def _fitting(name: str) -> str:
+    """The name of a file or folder, cut where it is too long for a suffix to fit behind it."""
+    raw = name.encode()
+    if len(raw) <= LONGEST:
+        return name
+    return f"{raw[: LONGEST - 17].decode(errors='ignore')}-{hashlib.sha256(raw).hexdigest()[:16]}"
+
+
 def place(photo: Photo, out: Path, taken: set[str]) -> Place:
     """Choose the name of a photo's results; it is added to ``taken``."""
     mine = address(photo.path, out)
     digits = hashlib.sha256(mine.encode()).hexdigest()
-    stem = one_line(photo.stem) or "photo"
+    stem = "/".join(_fitting(part) for part in one_line(photo.stem).split("/")) or "photo"
     for name in (stem, f"{stem}-{digits[:6]}", f"{stem}-{digits[:16]}"):
         if name.casefold() in taken or name.casefold() in RESERVED:
             continue
