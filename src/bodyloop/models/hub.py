@@ -177,8 +177,7 @@ def _check(path: Path, name: str, weights: WeightsFile, advice: str) -> None:
     Raises:
         ModelError: its sha256 is another one.
     """
-    pinned = len(weights.revision) == 40 and set(weights.revision) <= set("0123456789abcdef")
-    if weights.sha256 is None and not pinned:
+    if weights.sha256 is None:
         return
     found = sha256_of(path)
     if found != weights.sha256:
@@ -199,7 +198,8 @@ def _remove(path: Path) -> None:
 def _say_what_comes(card: Card, weights: WeightsFile) -> None:
     size = human_size(weights.size_bytes) if weights.size_bytes else "unknown size"
     log.info("%s: fetching %s (%s) from %s", card.name, weights.file, size, weights.repository)
-    if weights.sha256 is None:
+    pinned = len(weights.revision) == 40 and set(weights.revision) <= set("0123456789abcdef")
+    if weights.sha256 is None and not pinned:
         log.warning(
             "%s: neither commit nor checksum of this file is known (revision %s): it cannot be verified. "
             "No code from it is run.",
