@@ -3,7 +3,7 @@
 `manifest.toml` marks every array of every ``.npz`` under ``tests/fixtures/parity`` as *compared*, as *input*
 of a comparison, or as *not reproduced* with the reason. Tests reach arrays only through this module:
 `given` hands out inputs, `compare` checks a result and records which array it was checked against. At the end
-of a run over the whole folder `conftest.py` fails if an array marked as compared never was.
+of a run over the whole folder `tests/conftest.py` fails if an array marked as compared never was.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Counts what the parity tests compared and fails a complete run that left a marked array out."""
+"""Counts what the parity tests compared and fails a complete run that left a marked array out.
+
+Here and not beside those tests, because pytest-xdist's controller, which prints and judges, loads only the
+conftest files above the folders it was given.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,12 @@ import pytest
 
 from tests.parity.manifest import RECORD, manifest
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parent / "parity"
 _state = {"complete": False, "ran": False}
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """The run is complete if every test file of this folder is there and nothing narrowed the choice."""
+    """The run is complete if every test file of tests/parity is there and nothing narrowed the choice."""
     if getattr(session.config.option, "collectonly", False):
         return
     here = [item for item in session.items if HERE in item.path.parents]
