@@ -16,7 +16,10 @@ import jsonschema
 import numpy as np
 import pytest
 
-from bodyloop.people import People
+from bodyloop.errors import BodyloopError, InputError, MissingDependency, ModelError
+from bodyloop.masks import Masks
+from bodyloop.people import People, Source
+from bodyloop.storage import people_to_json
 from tests.cli.conftest import Call, run
 from tests.cli.standins import picture
 
@@ -333,3 +336,170 @@ def test_photos_with_the_longest_names(predict: Call, tmp_path: Path, stem: str)
     }
     assert len(names(tmp_path / "out")) == 9
     assert json.loads(predict(folder, "--save", "json,vis,npz,maps", "--json").stdout)["skipped"] == 2
+
+
+def test_forms_of_an_earlier_run_are_not_taken_for_this_one(
+    predict: Call, photos: Path, tmp_path: Path
+) -> None:
+    """The npz was made without --no-flip, the json with it: asked for both, neither run is done."""
+    predict(photos, "--save", "json,npz")
+    stale = (tmp_path / "out" / "1.npz").read_bytes()
+    predict(photos, "--save", "json", "--no-flip")
+    said = json.loads(predict(photos, "--save", "json,npz", "--no-flip", "--json").stdout)
+    assert (said["done"], said["skipped"]) == (3, 0)
+    assert (tmp_path / "out" / "1.npz").read_bytes() != stale
+    exact, people = People.load(tmp_path / "out" / "1.npz"), People.load(tmp_path / "out" / "1.json")
+    np.testing.assert_allclose(exact.keypoints, people.keypoints)
+    assert json.loads(predict(photos, "--save", "json", "--no-flip", "--json").stdout)["skipped"] == 3
+
+
+def test_a_run_that_ends_between_two_forms_is_not_done(predict: Call, photos: Path, tmp_path: Path) -> None:
+    """The picture is of the second run, the npz could not be written: the first run's json must not vouch."""
+    photo, npz = photos / "1.jpg", tmp_path / "out" / "1.npz"
+    predict(photo, "--save", "json,vis,npz")
+    kept = npz.read_bytes()
+    npz.unlink()
+    npz.mkdir()
+    assert predict(photo, "--save", "json,vis,npz", "--no-flip").exit_code == 1
+    npz.rmdir()
+    npz.write_bytes(kept)
+    assert json.loads(predict(photo, "--save", "json,vis,npz", "--json").stdout)["done"] == 1
+
+
+def test_a_photo_that_cannot_be_saved_costs_one_photo(predict: Call, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "out" / "1.vis.jpg").mkdir(parents=True)
+    result = predict(photos, "--json")
+    said = json.loads(result.stdout)
+    assert result.exit_code == 1 and result.stderr.count("\n") == 1 and "1.vis.jpg" in result.stderr
+    assert (said["done"], said["people"], len(said["failed"])) == (2, 2, 1)
+    assert [r["image_id"] for r in results(tmp_path / "out")] == [0, 2]
+
+
+@pytest.mark.parametrize("fatal", [ModelError, MissingDependency])
+def test_what_is_wrong_with_the_model_ends_the_run(
+    predict: Call, photos: Path, monkeypatch: pytest.MonkeyPatch, fatal: type[BodyloopError]
+) -> None:
+    """Also where it shows only when the photos of a group go one by one."""
+    tried: list[int] = []
+
+    def estimate(self: object, images: list[Any], *more: object, **options: object) -> list[People]:
+        tried.append(len(images))
+        raise fatal("weights do not fit") if len(images) == 1 else InputError("too many at once")
+
+    monkeypatch.setattr("bodyloop.pose.estimator.PoseModel.estimate", estimate)
+    result = predict(photos)
+    assert result.exit_code == 1 and tried == [3, 1]
+    assert result.stderr.count("\n") == 1 and "weights do not fit" in result.stderr
+
+
+def test_a_bad_photo_of_a_group_is_found(
+    predict: Call, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bodyloop.pose.estimator import PoseModel
+
+    sound = PoseModel.estimate
+
+    def estimate(self: PoseModel, images: list[Any], *more: Any, **options: Any) -> list[People]:
+        if any(str(i.path).endswith("1.jpg") for i in images):
+            raise InputError("no pose for this photo")
+        return sound(self, images, *more, **options)
+
+    monkeypatch.setattr(PoseModel, "estimate", estimate)
+    result = predict(photos, "--json")
+    said = json.loads(result.stdout)
+    assert result.exit_code == 1 and said["failed"][0]["photo"] == str(photos / "1.jpg")
+    assert (said["done"], said["people"], len(said["failed"])) == (2, 2, 1)
+
+
+def test_each_network_has_its_device_and_its_threads(
+    predict: Call, photos: Path, pose_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``--device`` is the pose model's alone; torch weights do not get the threads of ONNX files."""
+    torch = pytest.importorskip("torch", reason="the pose model of this run is one of torch")
+    from bodyloop import api
+
+    asked: dict[str, tuple[str, int | None]] = {}
+    load_pose, load_detector = api.load_pose, api.load_detector
+
+    def pose(model: str, *, device: str, threads: int | None, **more: Any) -> Any:
+        asked["pose"] = (device, threads)
+        return load_pose(pose_file)
+
+    def detector(model: str, *, device: str, threads: int | None, **more: Any) -> Any:
+        asked["detector"] = (device, threads)
+        return load_detector(model)
+
+    monkeypatch.setattr(api, "load_pose", pose)
+    monkeypatch.setattr(api, "load_detector", detector)
+    (tmp_path / "b.safetensors").write_bytes(b"never read")
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        result = predict(
+            photos,
+            "--device",
+            "mps",
+            "--threads",
+            "2",
+            "--model",
+            tmp_path / "b.safetensors",
+            "--card",
+            "pmpose-b",
+        )
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert result.exit_code == 0, result.stderr
+    assert asked == {"pose": ("mps", None), "detector": ("cpu", 2)}
+    predict(photos, "--overwrite", "--detector-device", "cuda", "--threads", "3")
+    assert asked == {"pose": ("cpu", 3), "detector": ("cuda", 3)}
+
+
+def test_a_run_knows_its_own_results_file(predict: Call, tmp_path: Path) -> None:
+    """A mask of noise makes the first row longer than what is looked at."""
+    photo = picture(tmp_path / "photos" / "1.jpg", size=(500, 500))
+    noise = np.random.default_rng(0).random((1, 500, 500)) < 0.5
+    masks = tmp_path / "masks.json"
+    masks.write_text(json.dumps({"1.jpg": [Masks.from_any(noise, (500, 500)).rle(0)]}), encoding="utf-8")
+    assert predict(photo, "--masks", masks).exit_code == 0
+    assert (tmp_path / "out" / "results.json").stat().st_size > 1 << 16
+    assert list(results(tmp_path / "out")[0])[:2] == ["image_id", "file_name"]
+    again = predict(photo, "--masks", masks, "--json")
+    assert again.exit_code == 0 and json.loads(again.stdout)["skipped"] == 1
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(3, (120, 160)), (2, (120, 160)), (6, (120, 120))])
+@pytest.mark.parametrize("form", ["annotations", "results", "people"])
+def test_turns_that_keep_the_size(
+    predict: Call, tmp_path: Path, orientation: int, size: tuple[int, int], form: str
+) -> None:
+    """COCO annotations with a size speak of the stored pixels, all else of the photo as it is looked at."""
+    import PIL.Image
+    import PIL.ImageOps
+
+    stored = picture(tmp_path / "stored" / "7.png", size=size)
+    (tmp_path / "turned").mkdir()
+    (tmp_path / "photos").mkdir()
+    exif = PIL.Image.Exif()
+    exif[274] = orientation
+    with PIL.Image.open(stored) as p:
+        p.save(tmp_path / "photos" / "7.png", exif=exif)
+    with PIL.Image.open(tmp_path / "photos" / "7.png") as p:
+        PIL.ImageOps.exif_transpose(p).save(tmp_path / "turned" / "7.png")
+    box = [10.0, 20.0, 60.0, 110.0]
+    row = {"id": 1, "image_id": 7, "category_id": 1, "bbox": [10.0, 20.0, 50.0, 90.0], "score": 0.5}
+    image = {"id": 7, "file_name": "7.png", "width": size[0], "height": size[1]}
+    forms: dict[str, Any] = {
+        "annotations": {"images": [image], "annotations": [row]},
+        "results": [row],
+        "people": people_to_json(People(size, Source("7.png"), boxes=np.float32([box]))),
+    }
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps(forms[form]), encoding="utf-8")
+    found = {}
+    for folder in ("photos", "stored", "turned"):
+        assert predict(tmp_path / folder, "--boxes", boxes, "--out", tmp_path / f"of-{folder}").exit_code == 0
+        found[folder] = People.load(tmp_path / f"of-{folder}" / "7.json").keypoints
+    meant, other = ("stored", "turned") if form == "annotations" else ("turned", "stored")
+    np.testing.assert_array_equal(found["photos"], found[meant])
+    assert not np.array_equal(found["photos"], found[other])

@@ -1,8 +1,9 @@
 """A run over many photos: skip what is done, keep what is done, go on after a bad photo.
 
-A photo is done when its json is there, whole, about this very file (size and time of change) and made with the
-same models and settings. The json is written last, so that a run that was stopped at any moment is taken up
-where it ended. Photos go through the networks a few at a time; if a group fails, one by one.
+A photo is done when its json is there, whole, about this very file (size and time of change), made with the
+same models and settings, and names the forms asked for as written with it. An old json goes before the other
+forms are written and the new one comes last, so that a run that was stopped at any moment is taken up where it
+ended. Photos go through the networks a few at a time; if a group fails, one by one.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bodyloop.cli._common import Progress, complain, count_of, one_line
 from bodyloop.cli._given import Entry, GivenFile, NotNamed, read_people
-from bodyloop.cli._photos import Photo, address, place
-from bodyloop.errors import BodyloopError, FileError, InputError, MissingDependency, ModelError
+from bodyloop.cli._photos import Photo, address, make_folder, place, refuse_foreign_results, remove_old
+from bodyloop.errors import BodyloopError, InputError, MissingDependency, ModelError
 
 if TYPE_CHECKING:
     from bodyloop.images import Image
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 TOGETHER = 4  # photos in memory at a time; their people share batches
 FORMS = {"json": ".json", "vis": ".vis.jpg", "npz": ".npz", "maps": ".maps.jpg"}
+_SAVED = "saved"  # key of a json's "run": which forms were written with it
 _BAD = (BodyloopError, MemoryError)  # what one photo may do wrong
 _FATAL = (ModelError, MissingDependency)  # wrong for every photo
 
@@ -45,6 +47,7 @@ class Models:
         *,
         card: str | None = None,
         device: str = "cpu",
+        detector_device: str = "cpu",
         threads: int | None = None,
         threshold: float | None = None,
         options: dict[str, Any] | None = None,
@@ -52,11 +55,14 @@ class Models:
         from bodyloop.models.registry import resolve
 
         self._pose, self._detector, self._card_name = pose, detector, card
-        self._how: dict[str, Any] = {"device": device, "threads": threads}
+        self._devices = {"pose": device, "detector": detector_device}
+        self._threads = threads
         self._threshold, self._options = threshold, options or {}
-        self.description: dict[str, Any] = {"pose": _described(*resolve(pose, card)), "detector": None}
+        found = {"pose": resolve(pose, card)}
         if detector is not None:
-            self.description["detector"] = _described(*resolve(detector))
+            found["detector"] = resolve(detector)
+        self._files = {kind: file for kind, (_, file) in found.items()}
+        self.description: dict[str, Any] = {"detector": None, **{k: _described(*f) for k, f in found.items()}}
 
     @cached_property
     def pose(self) -> PoseModel:
@@ -66,7 +72,9 @@ class Models:
 
         options = PoseOptions(**self._options)
         with _named(self._pose):
-            return load_pose(self._pose, card=self._card_name, detector=None, options=options, **self._how)
+            return load_pose(
+                self._pose, card=self._card_name, detector=None, options=options, **self._how("pose")
+            )
 
     @cached_property
     def detector(self) -> Detector:
@@ -76,7 +84,11 @@ class Models:
         if self._detector is None:
             raise InputError("this run has no detector")
         with _named(self._detector):
-            return load_detector(self._detector, score_threshold=self._threshold, **self._how)
+            return load_detector(self._detector, score_threshold=self._threshold, **self._how("detector"))
+
+    def _how(self, kind: str) -> dict[str, Any]:
+        """Where a network runs, and on how many threads."""
+        return {"device": self._devices[kind], "threads": threads_for(self._files[kind], self._threads)}
 
     def detect(self, images: Sequence[Image]) -> list[People]:
         """The people of each image."""
@@ -89,6 +101,18 @@ class Models:
         pose = self.pose
         with _named(self._pose):
             return pose.estimate(images, people)
+
+
+def threads_for(file: Path, threads: int | None) -> int | None:
+    """What to load a model with so that it runs on so many threads: torch is told at once, for the process."""
+    if threads is None or file.suffix.lower() == ".onnx":
+        return threads
+    try:
+        import torch
+    except ImportError:  # loading the model says so
+        return None
+    torch.set_num_threads(threads)
+    return None
 
 
 @contextmanager
@@ -186,6 +210,9 @@ class Task:
     masks: Entry | None
 
 
+_Opened: TypeAlias = "tuple[Task, Image, People | None]"  # with the people that the caller named
+
+
 class Run:
     """A run over photos; `go` does it."""
 
@@ -199,8 +226,8 @@ class Run:
         """Work through the photos; a second call of the same kind goes on where this one ended."""
         s, begun = self.summary, time.monotonic()
         s.photos += len(photos)
-        _make_folder(self.work.out)
-        _refuse_foreign_results(self.work.out / "results.json")
+        make_folder(self.work.out)
+        refuse_foreign_results(self.work.out / "results.json")
         try:
             tasks = self._sorted_out(photos)
             tell(0, len(tasks))
@@ -275,8 +302,12 @@ class Run:
         }
 
     def _is_done(self, task: Task, document: dict[str, Any] | None) -> bool:
-        if document is None or document.get("run") != task.run:
+        if document is None:
             return False
+        run = dict(document["run"])
+        saved = run.pop(_SAVED, None)
+        if run != task.run or not isinstance(saved, list) or not all(f in saved for f in self.work.save):
+            return False  # forms that are there and not named are those of another run
         if document.get("model") != self.models.description:
             return False
         if not all((self.work.out / f"{task.name}{FORMS[f]}").is_file() for f in self.work.save):
@@ -292,38 +323,42 @@ class Run:
     # ---- the work ------------------------------------------------------------------------------------------
 
     def _window(self, tasks: Sequence[Task]) -> None:
-        opened: list[tuple[Task, Image, People | None]] = []
+        opened: list[_Opened] = []
         for task in tasks:
             try:
                 image = self._read(task)
                 opened.append((task, image, self._given(task, image)))
             except _BAD as e:
                 self.summary.fail(task.photo.shown, _reason(e, task))
-        try:
-            if opened:
-                self._posed(opened)
-        except _FATAL:
-            raise
-        except _BAD as e:
-            if len(opened) == 1:
-                self.summary.fail(opened[0][0].photo.shown, _reason(e, opened[0][0]))
-                return
-            for one in opened:
-                try:
-                    self._posed([one])
-                except _BAD as again:
-                    self.summary.fail(one[0].photo.shown, _reason(again, one[0]))
+        for (task, image, _), people in zip(opened, self._posed(opened), strict=True):
+            if people is None:
+                continue
+            try:
+                self._save(task, image, people)
+            except _FATAL:
+                raise
+            except _BAD as e:
+                self.summary.fail(task.photo.shown, _reason(e, task))
+            else:
+                self.summary.done += 1
+                self._finished.append(task)
 
     def _read(self, task: Task) -> Image:
-        """The photo, turned as it is looked at; unturned if that is what its labels were made on."""
+        """The photo, turned as it is looked at; unturned if that is what its labels were made on.
+
+        COCO annotations tell a size. If the stored picture has it, it is taken as it is stored: where turning
+        keeps the size (half turns, mirrors, squares) data sets mean the stored one. All else speaks of the
+        picture as it is looked at, as our own results do.
+        """
         from bodyloop.images import read
 
-        image = read(task.photo.path)
-        wanted = {e.size for e in (task.boxes, task.masks) if e is not None and e.size is not None}
-        if wanted and image.size not in wanted:
-            plain = read(task.photo.path, orient=False)
-            return plain if plain.size in wanted else image
-        return image
+        entries = [e for e in (task.boxes, task.masks) if e is not None]
+        told = {e.size for e in entries if e.kind == "coco" and e.size is not None}
+        if told:
+            stored = read(task.photo.path, orient=False)
+            if stored.size in told:
+                return stored
+        return read(task.photo.path)
 
     def _given(self, task: Task, image: Image) -> People | None:
         """The people that the caller named, None if that is left to the detector."""
@@ -351,37 +386,50 @@ class Run:
             people = people[people.scores >= w.threshold]
         return people
 
-    def _posed(self, opened: Sequence[tuple[Task, Image, People | None]]) -> None:
-        """Find, estimate, save."""
+    def _posed(self, opened: Sequence[_Opened]) -> list[People | None]:
+        """The people of each photo with poses; None for a photo that is reported as failed."""
+        if not opened:
+            return []
+        try:
+            return list(self._estimated(opened))
+        except _FATAL:
+            raise
+        except _BAD as e:
+            if len(opened) > 1:
+                return [people for one in opened for people in self._posed([one])]
+            self.summary.fail(opened[0][0].photo.shown, _reason(e, opened[0][0]))
+            return [None]
+
+    def _estimated(self, opened: Sequence[_Opened]) -> list[People]:
+        """Find people where nobody named them, and estimate their poses."""
         images = [image for _, image, _ in opened]
         unknown = [i for i, (_, _, people) in enumerate(opened) if people is None]
         found = [people for _, _, people in opened]
         if unknown:
             for i, people in zip(unknown, self.models.detect([images[i] for i in unknown]), strict=True):
                 found[i] = people
-        posed = self.models.estimate(images, [p for p in found if p is not None])
-        for (task, image, _), people in zip(opened, posed, strict=True):
-            self._save(task, image, people)
-            self.summary.done += 1
-            self._finished.append(task)
+        return self.models.estimate(images, [p for p in found if p is not None])
 
     def _save(self, task: Task, image: Image, people: People) -> None:
-        """Write what is asked for, the json last: it says that the rest is there."""
+        """Write what is asked for, the json last: it says that the rest is there and belongs to it."""
         from bodyloop.drawing import draw
         from bodyloop.people import Source
         from bodyloop.storage import atomic_write, people_to_json, save
 
         w, base = self.work, self.work.out / task.name
-        _make_folder(base.parent)
+        make_folder(base.parent)
         source = people.source or Source()
         people = people.replace(source=Source(task.photo.shown, source.image_id, source.frame))
+        if w.save != {"json"}:
+            remove_old(Path(f"{base}.json"))
         if "vis" in w.save:
             draw(image, people).save(f"{base}{FORMS['vis']}")
         if "maps" in w.save:
             draw(image, people, maps=people.maps is not None).save(f"{base}{FORMS['maps']}")
         if w.save & {"npz", "maps"}:
             save(people, f"{base}{FORMS['npz']}")
-        document = people_to_json(people, model=self.models.description, run=task.run)
+        run = {**task.run, _SAVED: sorted(w.save)}
+        document = people_to_json(people, model=self.models.description, run=run)
         text = json.dumps(document, allow_nan=False, ensure_ascii=False)
         with atomic_write(f"{base}.json") as file:
             file.write(text.encode())
@@ -395,7 +443,7 @@ def write_results(path: Path, out: Path, tasks: Sequence[Task]) -> int:
     """One COCO results file of the photos that are done; returns the number of people in it.
 
     Image ids are the data set's where a boxes file told them, else the photos' names where all are different
-    numbers (as in COCO), else 1, 2, 3 ...; ``file_name`` stands beside. Keypoints are COCO's 17 where the
+    numbers (as in COCO), else 1, 2, 3 ...; ``file_name`` stands behind. Keypoints are COCO's 17 where the
     model has them.
     """
     from bodyloop.storage import atomic_write
@@ -424,10 +472,9 @@ def _rows(out: Path, tasks: Sequence[Task]) -> Iterator[list[dict[str, Any]]]:
         if people.skeleton is not None and set(COCO.keypoints) <= set(people.skeleton.keypoints):
             people = people.in_skeleton(COCO)
         image_id = known if known is not None else numbers[i] if by_name else i + 1
-        rows = people.to_coco(image_id)
-        for row in rows:
-            row["file_name"] = task.photo.shown
-        yield rows
+        # both first: a row can be long, and a later run looks for them at the beginning of the file
+        first = {"image_id": image_id, "file_name": task.photo.shown}
+        yield [{**first, **row} for row in people.to_coco(image_id)]
 
 
 def _reason(e: BaseException, task: Task) -> str:
@@ -436,23 +483,3 @@ def _reason(e: BaseException, task: Task) -> str:
     if isinstance(e, MemoryError):
         text = "not enough memory for this photo; make it smaller"
     return text if task.photo.path.name in text else f"{task.photo.shown}: {text}"
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as e:
-        raise FileError(f"{folder}: cannot be made a folder for results: {e}; choose another --out") from e
-
-
-def _refuse_foreign_results(path: Path) -> None:
-    """A file of that name that no run wrote is not overwritten."""
-    try:
-        with path.open("rb") as f:
-            head = f.read(1 << 16)
-    except FileNotFoundError:
-        return
-    except OSError as e:
-        raise FileError(f"{path}: cannot be read: {e.strerror or e}; choose another --out") from e
-    if head.split() != [b"[", b"]"] and not (head.startswith(b'[\n{"image_id"') and b"file_name" in head):
-        raise FileError(f"{path} is there and was not written by a run of bodyloop; choose another --out")

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bodyloop.cli._common import absolute, one_line
+from bodyloop.errors import FileError
 
 SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2", ".avif",
@@ -179,3 +180,32 @@ def place(photo: Photo, out: Path, taken: set[str]) -> Place:
         break
     taken.add(name.casefold())
     return Place(name, earlier)
+
+
+def make_folder(folder: Path) -> None:
+    """A folder for results."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as e:
+        raise FileError(f"{folder}: cannot be made a folder for results: {e}; choose another --out") from e
+
+
+def remove_old(path: Path) -> None:
+    """Remove an earlier result, if it is there."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as e:
+        raise FileError(f"{path}: the old result cannot be removed: {e.strerror or e}") from e
+
+
+def refuse_foreign_results(path: Path) -> None:
+    """A file of that name that no run wrote is not overwritten."""
+    try:
+        with path.open("rb") as f:
+            head = f.read(1 << 16)
+    except FileNotFoundError:
+        return
+    except OSError as e:
+        raise FileError(f"{path}: cannot be read: {e.strerror or e}; choose another --out") from e
+    if head.split() != [b"[", b"]"] and not (head.startswith(b'[\n{"image_id"') and b"file_name" in head):
+        raise FileError(f"{path} is there and was not written by a run of bodyloop; choose another --out")

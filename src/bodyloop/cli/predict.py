@@ -11,8 +11,6 @@ from bodyloop.cli._common import (
     STOPPED,
     AsJson,
     CardName,
-    Device,
-    Threads,
     complain,
     example,
     progress,
@@ -94,8 +92,31 @@ def command(
         int,
         typer.Option("--batch-size", min=1, metavar="N", help="People that go through the network at once."),
     ] = 16,
-    device: Device = "cpu",
-    threads: Threads = None,
+    device: Annotated[
+        str,
+        typer.Option(
+            "--device",
+            metavar="NAME",
+            help="Where the pose model runs: cpu, cuda, mps (torch models), or an ONNX provider.",
+        ),
+    ] = "cpu",
+    detector_device: Annotated[
+        str,
+        typer.Option(
+            "--detector-device",
+            metavar="NAME",
+            help="Where the detector (an ONNX file) runs: cpu, cuda, or an ONNX provider.",
+        ),
+    ] = "cpu",
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads",
+            min=1,
+            metavar="N",
+            help="CPU threads of each network, pose model and detector; all cores by default.",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Do photos again that are done already.")
     ] = False,
@@ -108,6 +129,10 @@ def command(
     Photos that are done already with the same models and settings are skipped, so a run that was stopped goes
     on when it is started again. A photo that cannot be used is reported and the others go on; the exit code is
     then 1. Photos of a folder or pattern that the file of boxes or masks does not name are left out.
+
+    Photos are turned as their EXIF says, and boxes and masks speak of the turned photo. COCO annotations that
+    tell the photo's size speak of the photo as it is stored, if it is stored in that size; it is then not
+    turned. COCO results tell no size and are taken to speak of the turned photo.
     """
     wanted = _saved(save)
     if whole_image and (boxes is not None or masks is not None):
@@ -130,7 +155,8 @@ def command(
     options = {"flip": flip, "batch_size": batch_size, "maps": "maps" in wanted}
     models = Models(
         model, None if given else finder,
-        card=card, device=device, threads=threads, threshold=threshold, options=options,
+        card=card, device=device, detector_device=detector_device, threads=threads,
+        threshold=threshold, options=options,
     )  # fmt: skip
     settings = {"flip": flip, "threshold": threshold, "whole_image": whole_image}
     work = Work(out, wanted, settings, whole_image, files[0], files[1], threshold, overwrite)
