@@ -92,11 +92,14 @@ def pose(
     if scoring not in ("keypoints", "presence"):
         raise typer.BadParameter(f"--scoring is keypoints or presence, not {scoring!r}")
     from bodyloop.api import load_pose
+    from bodyloop.cli._batch import threads_for
     from bodyloop.eval.pose import evaluate_pose_model
+    from bodyloop.models.registry import resolve
     from bodyloop.pose.inference import PoseOptions
 
     options = PoseOptions(batch_size=batch_size)
-    judged = load_pose(model, card=card, device=device, threads=threads, detector=None, options=options)
+    told = threads_for(resolve(model, card)[1], threads)
+    judged = load_pose(model, card=card, device=device, threads=told, detector=None, options=options)
     with progress("people") as tell:
         report = evaluate_pose_model(
             judged, data, images,
@@ -133,10 +136,13 @@ def detector(
 ) -> None:
     """Judge a person detector on annotated photos: box AP with its 95 % interval, and the speed."""
     from bodyloop.api import load_detector
+    from bodyloop.cli._batch import threads_for
     from bodyloop.eval.detector import evaluate_detector
     from bodyloop.eval.photos import find_sets
+    from bodyloop.models.registry import resolve
 
-    judged = load_detector(model, card=card, device=device, threads=threads, score_threshold=threshold)
+    told = threads_for(resolve(model, card)[1], threads)
+    judged = load_detector(model, card=card, device=device, threads=told, score_threshold=threshold)
     reports = []
     for path in find_sets(data, split):
         with progress(str(path)) as tell:
