@@ -33,7 +33,22 @@ MAX_FILE_BYTES = 1 << 30
 _BY_OPENCV = {"JPEG", "MPO", "PNG", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000"}
 _ORIENTATION = 274  # EXIF tag
 # Formats whose readers only decode. Pillow knows others (EPS, WMF) that it hands to programs which run their code.
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "GIF", "AVIF", "MPO", "TGA", "PCX", "SGI", "QOI")
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "BMP",
+    "WEBP",
+    "TIFF",
+    "PPM",
+    "JPEG2000",
+    "GIF",
+    "AVIF",
+    "MPO",
+    "TGA",
+    "PCX",
+    "SGI",
+    "QOI",
+)
 
 
 @dataclass(frozen=True)

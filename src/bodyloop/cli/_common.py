@@ -41,9 +41,7 @@ Device = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option(
-        "--threads", min=1, metavar="N", help="CPU threads of one network; all cores by default."
-    ),
+    typer.Option("--threads", min=1, metavar="N", help="CPU threads of one network; all cores by default."),
 ]
 CardName = Annotated[
     str | None,
