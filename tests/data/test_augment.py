@@ -138,3 +138,91 @@ def test_nearest_seed_ties_go_to_the_smaller_x_then_y() -> None:
     left, right = 1 * 5 + 0, 1 * 5 + 4
     labels = augment.nearest_seed_labels(mask, np.array([right, left]))
     assert labels[1].tolist() == [2, 2, 2, 1, 1]
+
+
+# ---- random draws of the published recipes -----------------------------------------------------------------------
+
+
+def labelled(count: int) -> Sample:
+    keypoints = np.random.default_rng(3).uniform(40, 90, (17, 3))
+    keypoints[:, 2] = 0
+    keypoints[:count, 2] = 2
+    return Sample.create(np.zeros((120, 160, 3), np.uint8), COCO, keypoints, (30, 20, 110, 100))
+
+
+def share(step: object, start: Sample, n: int = 2000) -> float:
+    """How often a step changes the sample."""
+    rng = np.random.default_rng(0)
+    return sum(step(start, rng) is not start for _ in range(n)) / n  # type: ignore[operator]
+
+
+def test_how_often_steps_happen() -> None:
+    assert share(augment.random_flip, labelled(17), 400) == pytest.approx(0.5, abs=0.08)
+    assert share(augment.random_half_body, labelled(17)) == pytest.approx(0.3, abs=0.04)
+    assert share(augment.random_half_body, labelled(8)) == 0  # fewer than nine labels: never
+
+
+def test_half_body_chooses_the_half_that_has_enough() -> None:
+    s = labelled(17)
+    assert augment.choose_half(s, 0.69).tolist() == list(COCO.upper)  # type: ignore[union-attr]
+    assert augment.choose_half(s, 0.71).tolist() == list(COCO.lower)  # type: ignore[union-attr]
+    upper_only, one = labelled(11), labelled(1)
+    assert augment.choose_half(upper_only, 0.99).tolist() == list(range(11))  # type: ignore[union-attr]
+    assert augment.choose_half(one, 0.5) is None
+
+
+def test_transform_stays_in_its_bounds() -> None:
+    start = labelled(17)
+    size = start.box[2:] - start.box[:2]
+    rng = np.random.default_rng(1)
+    moved = turned = 0
+    for _ in range(500):
+        s = augment.random_transform(start, rng)
+        factor = (s.box[2:] - s.box[:2]) / size
+        offset = ((s.box[:2] + s.box[2:]) / 2 - (start.box[:2] + start.box[2:]) / 2) / size
+        assert np.allclose(factor[0], factor[1]) and 0.5 <= factor[0] <= 1.5
+        assert np.abs(offset).max() <= 0.16 + 1e-9
+        assert abs(s.rotation) <= 80
+        moved += bool(np.abs(offset).max() > 1e-12)
+        turned += s.rotation != 0
+    assert moved / 500 == pytest.approx(0.3, abs=0.08)
+    assert turned / 500 == pytest.approx(0.6, abs=0.08)
+
+
+def test_edges_keep_a_rectangle_of_the_surroundings() -> None:
+    start = labelled(17)
+    rng = np.random.default_rng(2)
+    cuts = 0
+    for _ in range(500):
+        s = augment.random_edges(start, rng)
+        x1, y1, x2, y2 = s.canvas
+        if (x2 - x1, y2 - y1) == (160, 120):
+            continue
+        cuts += 1
+        # the context is 1.5 times the box of 80 x 80, cut at the picture: 120 wide, 120 high
+        assert 0.7 * 120 - 1 <= x2 - x1 <= 0.9 * 120 and 0.7 * 120 - 1 <= y2 - y1 <= 0.9 * 120
+    assert cuts / 500 == pytest.approx(0.2, abs=0.06)
+
+
+def test_patches_happen_seldom_and_cover_a_fifth() -> None:
+    white = cut(replace(labelled(17), image=np.full((120, 160, 3), 255, np.uint8)))
+    rng = np.random.default_rng(4)
+    outs = [augment.random_patches(white, rng) for _ in range(1000)]
+    changed = [o for o in outs if o is not white]
+    assert len(changed) / 1000 == pytest.approx(0.1, abs=0.03)
+    lit = (white.image > 0).all(axis=2)
+    dark = np.mean([1 - (o.image[lit] > 0).all(axis=1).mean() for o in changed])
+    assert dark == pytest.approx(0.2, abs=0.04)
+
+
+def test_mask_noise_does_each_of_its_four_things() -> None:
+    mask = np.zeros((120, 160), np.uint8)
+    mask[30:90, 40:100] = 1
+    rng = np.random.default_rng(5)
+    areas = np.array([int(augment.random_mask_noise(mask, rng).sum()) for _ in range(200)])
+    smooth = int(augment.smooth_mask(mask).sum())
+    grown, shrunk = int(augment.dilate_mask(mask).sum()), int(augment.erode_mask(mask).sum())
+    assert {grown, shrunk} <= set(areas.tolist())
+    assert (areas > grown).any() or ((areas > smooth) & (areas != grown)).any()  # blobs of background
+    assert ((areas < smooth) & (areas != shrunk)).any()  # parts missing
+    assert np.isin(areas, [grown]).mean() == pytest.approx(0.25, abs=0.1)
