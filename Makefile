@@ -28,7 +28,7 @@ demo: $(VENV)/base  ## people and poses in the bundled photos, offline, without 
 	$(BIN)/bodyloop demo --out demo-out
 
 quick: $(VENV)/full  ## the fast tests, under a minute
-	$(BIN)/python -m pytest -q -m "not slow" tests --ignore=tests/parity --ignore=tests/cli --ignore=tests/test_fuzz.py
+	$(BIN)/python -m pytest -q -n 2 -m "not slow" tests --ignore=tests/parity --ignore=tests/cli --ignore=tests/test_fuzz.py
 
 test: $(VENV)/full lint  ## lint, types, layers and all tests but the slow ones (SLOW=1: those too)
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(if $(SLOW),,-m "not slow") tests
