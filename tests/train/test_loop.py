@@ -12,9 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bodyloop.errors import ConfigError, FileError
+from bodyloop.errors import ConfigError, FileError, ModelError
+from bodyloop.models.registry import list_models
 from bodyloop.train.config import TrainConfig, config_from, load_config, read_options
 from bodyloop.train.loop import batches, fit, learning_rate, parameter_groups, update_average
+from bodyloop.train.release import load_start, release
 
 
 class Line:
@@ -148,6 +150,24 @@ def test_shared_tensors_are_averaged_once() -> None:
     nn.init.constant_(m[0].weight, 1.0)
     update_average(a, m, decay=0.5, step=1000)
     assert a[0].weight.item() == pytest.approx(0.5)
+
+
+def test_a_run_becomes_a_weight_file_and_the_start_of_another(tmp_path: Path) -> None:
+    fit(Line(), CONFIG, tmp_path / "one", stop_after=12)
+    card = next(c for c in list_models("pose") if c.architecture == "vit-s")
+    file, step = release(tmp_path / "one", card, half=True)
+    assert step == 12
+    average = torch.load(tmp_path / "one" / "last.pt", weights_only=True)["average"]
+    for start, tolerance in ((str(file), 1e-3), (str(tmp_path / "one" / "last.pt"), 0.0)):
+        fresh = Line(seed=9).net
+        load_start(fresh, start)
+        for k, v in fresh.state_dict().items():
+            if v.dtype.is_floating_point:
+                assert torch.allclose(v, average[k], atol=tolerance, rtol=tolerance), k
+    with pytest.raises(FileError, match="no such checkpoint"):
+        release(tmp_path / "nowhere", card)
+    with pytest.raises(ModelError, match="weight"):
+        load_start(nn.Linear(1, 1), str(file))
 
 
 # ---- configurations ------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ class TrainConfig:
         data: folder with the data sets; an environment variable may stand in it.
         sources: data sets below ``data`` as ``name:share`` (share of each batch).
         batch: samples per step. steps: optimiser steps in all.
+        start: "imagenet", "none", a checkpoint of another run (.pt) or a weight file.
         lr: peak learning rate; backbone_lr: factor for the pretrained backbone. warmup: steps.
         final_lr: share of the peak at the end of the cosine.
         ema: decay of the averaged weights. clip: gradient norm. seed: of everything random.

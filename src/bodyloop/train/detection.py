@@ -35,6 +35,7 @@ from bodyloop.nn.frugal import make_frugal
 from bodyloop.nn.rtmdet import STRIDES, DetectorFunction, decode, make_priors, rtmdet_n
 from bodyloop.roles import Detector
 from bodyloop.train.config import TrainConfig, read_options
+from bodyloop.train.release import load_start
 
 CANDIDATES = 13  # best IoUs of a person that decide how many cells answer for it
 IOU_WEIGHT = 3.0
@@ -183,6 +184,8 @@ class DetectorTask:
             raise ConfigError(f"the detector task trains 'rtmdet-n', not {config.model!r}")
         self.options = read_options(config.options, OPTIONS, "detector")
         self._model = rtmdet_n(pretrained=config.start == "imagenet")
+        if config.start not in ("imagenet", "none"):
+            load_start(self._model, config.start)
         _fix(self._model.backbone, int(self.options["fixed_stages"]), bool(self.options["train_depthwise"]))
         make_frugal(self._model, [self._model.backbone])
         self.root = Path(os.path.expandvars(config.data))

@@ -30,6 +30,7 @@ from bodyloop.nn.small import SmallPose
 from bodyloop.skeletons import BODY_19, COCO
 from bodyloop.train.config import TrainConfig, read_options
 from bodyloop.train.losses import sparsemax_loss
+from bodyloop.train.release import load_start
 from bodyloop.train.targets import distribution_targets, oks_targets
 
 OPTIONS = {
@@ -84,8 +85,7 @@ class PoseTask:
         if config.start == "imagenet":
             self.network.backbone.load_imagenet()
         elif config.start != "none":
-            state = torch.load(config.start, map_location="cpu", weights_only=True)
-            self.network.load_state_dict(state["average"])
+            load_start(self.network, config.start)
         if config.device == "cpu":
             make_frugal(self.network, [self.network.backbone] if self.options["fixed_norms"] else [])
         freeze(
