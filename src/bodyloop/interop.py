@@ -61,11 +61,18 @@ def instance_scores(
         counted = people.presence > presence_threshold
     else:
         raise InputError("presence_threshold: these people have no presence")
-    counted &= np.isfinite(scores)
-    total = np.where(counted, scores, 0).sum(axis=1, dtype=np.float64)
-    mean = total / np.maximum(counted.sum(axis=1), 1)
+    mean = mean_of_counted(scores, counted)
     box = np.ones(len(people)) if people.scores is None else np.nan_to_num(people.scores, nan=1.0)
     return np.asarray(mean * box, np.float32)
+
+
+def mean_of_counted(
+    scores: npt.NDArray[np.floating], counted: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float64]:
+    """(N,) mean of the known scores (N, K) that count, 0 where none does."""
+    used = counted & np.isfinite(scores)
+    total = np.where(used, scores, 0).sum(axis=1, dtype=np.float64)
+    return np.asarray(total / np.maximum(used.sum(axis=1), 1))
 
 
 def to_coco(people: People, image_id: int | str | None = None, category_id: int = 1) -> list[dict[str, Any]]:

@@ -33,6 +33,7 @@ from bodyloop.eval.photos import (
 )
 from bodyloop.eval.presence import BinaryReport, evaluate_presence, labels_of
 from bodyloop.eval.reading import load_json
+from bodyloop.interop import mean_of_counted
 from bodyloop.skeletons import COCO
 
 Floats = npt.NDArray[np.float64]
@@ -311,9 +312,7 @@ def instance_scores(found: Boxed, scoring: Scoring = "keypoints") -> Floats:
     if scoring == "presence" and found.presence is None:
         raise InputError("scoring by presence: this model does not estimate presence; use 'keypoints'")
     by = found.presence if scoring == "presence" and found.presence is not None else found.scores
-    used = (by > SCORE_THRESHOLDS[scoring]) & np.isfinite(found.scores)
-    total = np.where(used, found.scores, 0).sum(axis=1)
-    return np.asarray(total / np.maximum(used.sum(axis=1), 1))
+    return mean_of_counted(found.scores, by > SCORE_THRESHOLDS[scoring])
 
 
 def pck_section(

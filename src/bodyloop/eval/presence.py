@@ -253,7 +253,10 @@ def reliability(p: Floats, y: Bools, bins: int = 10) -> Reliability:
         observed = np.bincount(at, weights=y.astype(np.float64), minlength=bins) / count
     gap = np.abs(np.nan_to_num(predicted - observed))
     total = max(int(count.sum()), 1)
-    return Reliability(count, predicted, observed, float((count / total * gap).sum()), float(gap.max()))
+    largest = float(gap.max())
+    # a mean is never above the largest of its terms, but its rounding may be
+    mean = min(float((count / total * gap).sum()), largest)
+    return Reliability(count, predicted, observed, mean, largest)
 
 
 def _ratio(a: float, b: float) -> float | None:

@@ -30,7 +30,7 @@ from bodyloop.errors import ConfigError
 from bodyloop.geometry import boxes_to_xywh
 from bodyloop.images import read
 from bodyloop.models.cards import Detection, Preprocess
-from bodyloop.nn.efficientnet import MEAN, STD
+from bodyloop.nn.efficientnet import MEAN, STD, freeze
 from bodyloop.nn.frugal import make_frugal
 from bodyloop.nn.rtmdet import STRIDES, DetectorFunction, decode, make_priors, rtmdet_n
 from bodyloop.roles import Detector
@@ -186,7 +186,7 @@ class DetectorTask:
         self._model = rtmdet_n(pretrained=config.start == "imagenet")
         if config.start not in ("imagenet", "none"):
             load_start(self._model, config.start)
-        _fix(self._model.backbone, int(self.options["fixed_stages"]), bool(self.options["train_depthwise"]))
+        freeze(self._model.backbone, int(self.options["fixed_stages"]), bool(self.options["train_depthwise"]))
         make_frugal(self._model, [self._model.backbone])
         self.root = Path(os.path.expandvars(config.data))
         self.shares = parse_sources(config.sources)
@@ -289,15 +289,6 @@ class _Running:
 
     def warm_up(self, outputs: Sequence[str] | None = None) -> None:
         """Nothing to prepare."""
-
-
-def _fix(backbone: nn.Module, stages: int, train_depthwise: bool) -> None:
-    """Keep the pretrained values of the first stages, and of depthwise filters unless they are trained."""
-    for name, p in backbone.named_parameters():
-        early = name.startswith("stem.") or any(name.startswith(f"stages.{i}.") for i in range(stages))
-        depthwise = "depthwise" in name or name.endswith("norm1.weight")
-        if (stages and early) or (depthwise and not train_depthwise):
-            p.requires_grad_(False)
 
 
 def _padded(rows: list[Floats]) -> Tensor:

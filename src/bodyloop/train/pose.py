@@ -220,6 +220,8 @@ class PoseTask:
         }
 
     def _presence_auroc(self, model: nn.Module) -> float:
+        from bodyloop.eval.presence import auroc
+
         scores, labels = [], []
         for rows, _ in self._dev_batches(cut_probability=1.0):
             out = self._infer(model, rows)
@@ -227,10 +229,7 @@ class PoseTask:
                 scores.append(out["presence"][row].numpy()[c.annotated])
                 labels.append(c.in_window[c.annotated])
         s, y = np.concatenate(scores), np.concatenate(labels)
-        rank = np.empty(len(s))
-        rank[np.argsort(s, kind="stable")] = np.arange(1, len(s) + 1)
-        positive = int(y.sum())
-        return float((rank[y].sum() - positive * (positive + 1) / 2) / max(positive * (len(y) - positive), 1))
+        return auroc(s, y) or 0.0
 
     def _dev_batches(self, cut_probability: float) -> list[tuple[list[CroppedSample], list[int]]]:
         total = len(self.dev)
