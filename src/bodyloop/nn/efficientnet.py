@@ -131,7 +131,8 @@ class EfficientNetLite0(nn.Module):
 def freeze(backbone: nn.Module, stages: int, train_depthwise: bool) -> None:
     """Keep the stem and the first stages, and the depthwise filters with their gains, as ImageNet made them.
 
-    ``backbone`` has the parts of `EfficientNetLite0`. On a CPU these are half of a backward pass, and edges and textures are the same for people.
+    ``backbone`` has the parts of `EfficientNetLite0`. On a CPU these are half of a backward pass, and edges and
+    textures are the same for people.
     """
     for name, p in backbone.named_parameters():
         early = name.startswith("stem.") or any(name.startswith(f"stages.{i}.") for i in range(stages))
