@@ -148,30 +148,30 @@ def read_ground_truth(
         (doc, digest), origin = load_json(source), os.fspath(source)
     if not isinstance(doc, Mapping):
         raise InputError(f"{origin}: expected a COCO dictionary, got {type(doc).__name__}")
-    images = _records(doc, "images", origin)
-    categories = _records(doc, "categories", origin)
-    annotations = _records(doc, "annotations", origin)
+    images = records_of(doc, "images", origin)
+    categories = records_of(doc, "categories", origin)
+    annotations = records_of(doc, "annotations", origin)
 
-    image_ids = _integers(images, "id", f"{origin}: image")
-    category_ids = _integers(categories, "id", f"{origin}: category")
-    ids = _integers(annotations, "id", f"{origin}: annotation")
+    image_ids = integers(images, "id", f"{origin}: image")
+    category_ids = integers(categories, "id", f"{origin}: category")
+    ids = integers(annotations, "id", f"{origin}: annotation")
     for found, what in ((image_ids, "image"), (category_ids, "category"), (ids, "annotation")):
         _refuse_duplicates(found, f"{origin}: {what}")
     order = np.argsort(image_ids, kind="stable")
     where = f"{origin}: annotation"
     image = _look_up(annotations, "image_id", image_ids[order], where, "image in the file")
     category = _look_up(annotations, "category_id", np.sort(category_ids), where, "category in the file")
-    boxes = _numbers(annotations, "bbox", where, (4,))
-    area = _numbers(annotations, "area", where, (), default=None if need_area else np.nan)
+    boxes = numbers(annotations, "bbox", where, (4,))
+    area = numbers(annotations, "area", where, (), default=None if need_area else np.nan)
     names = next((tuple(str(k) for k in c["keypoints"]) for c in categories if c.get("keypoints")), ())
-    points = None if keypoints is None else _numbers(annotations, "keypoints", where, (3 * keypoints,))
+    points = None if keypoints is None else numbers(annotations, "keypoints", where, (3 * keypoints,))
     if points is not None:
         points = points.reshape(len(annotations), keypoints or 0, 3)
         _check_flags(points[..., 2], annotations, where)
     pads = None
     if keypoints is not None and any("pad_to_contain" in a for a in annotations):
-        pads = _numbers(annotations, "pad_to_contain", where, (keypoints,))
-    sizes = [_numbers(images, key, f"{origin}: image", (), default=np.nan) for key in ("width", "height")]
+        pads = numbers(annotations, "pad_to_contain", where, (keypoints,))
+    sizes = [numbers(images, key, f"{origin}: image", (), default=np.nan) for key in ("width", "height")]
     return GroundTruth(
         origin=origin,
         digest=digest,
@@ -185,9 +185,9 @@ def read_ground_truth(
         category=category,
         boxes=boxes,
         area=area,
-        crowd=_numbers(annotations, "iscrowd", where, (), default=0.0) != 0,
+        crowd=numbers(annotations, "iscrowd", where, (), default=0.0) != 0,
         keypoints=points,
-        num_keypoints=_numbers(annotations, "num_keypoints", where, (), default=-1.0),
+        num_keypoints=numbers(annotations, "num_keypoints", where, (), default=-1.0),
         pad_to_contain=pads,
     )
 
@@ -222,11 +222,11 @@ def read_predictions(
     _check_mappings(doc, f"{origin}: prediction")
     where = f"{origin}: prediction"
     image = _look_up(doc, "image_id", truth.image_ids, where, f"image of {truth.origin}")
-    category_ids = _integers(doc, "category_id", where)
+    category_ids = integers(doc, "category_id", where)
     at = np.searchsorted(truth.category_ids, category_ids)
     at = np.minimum(at, max(len(truth.category_ids) - 1, 0))
     known = truth.category_ids[at] == category_ids if len(truth.category_ids) else np.zeros(len(doc), bool)
-    points = None if keypoints is None else _numbers(doc, "keypoints", where, (3 * keypoints,))
+    points = None if keypoints is None else numbers(doc, "keypoints", where, (3 * keypoints,))
     if points is not None:
         points = points.reshape(len(doc), keypoints or 0, 3)
     boxes = _prediction_boxes(doc, where, need_boxes, mixed_boxes)
@@ -235,7 +235,7 @@ def read_predictions(
         digest=digest,
         image=image,
         category=np.where(known, at, -1),
-        scores=_numbers(doc, "score", where, ()),
+        scores=numbers(doc, "score", where, ()),
         boxes=boxes,
         area=_prediction_area(boxes, points, where),
         keypoints=points,
@@ -244,7 +244,7 @@ def read_predictions(
 
 def _prediction_boxes(doc: Sequence[Record], where: str, needed: bool, mixed: bool) -> Floats:
     if needed:
-        return _numbers(doc, "bbox", where, (4,))
+        return numbers(doc, "bbox", where, (4,))
     has = np.fromiter((bool(d.get("bbox")) for d in doc), bool, len(doc))
     boxes = np.full((len(doc), 4), np.nan)
     if not has.any():
@@ -256,8 +256,8 @@ def _prediction_boxes(doc: Sequence[Record], where: str, needed: bool, mixed: bo
             "give a bbox to all predictions or to none (areas of predictions come from it)"
         )
     if has[0]:
-        return _numbers(doc, "bbox", where, (4,))
-    boxes[has] = _numbers([d for d in doc if d.get("bbox")], "bbox", where, (4,))
+        return numbers(doc, "bbox", where, (4,))
+    boxes[has] = numbers([d for d in doc if d.get("bbox")], "bbox", where, (4,))
     return boxes
 
 
@@ -275,7 +275,7 @@ def _prediction_area(boxes: Floats, points: Floats | None, where: str) -> Floats
 # ------------------------------------------------------------------ fields as arrays, culprits by name
 
 
-def _records(doc: Record, key: str, origin: str) -> Sequence[Record]:
+def records_of(doc: Record, key: str, origin: str) -> Sequence[Record]:
     found = doc.get(key)
     if not isinstance(found, Sequence) or isinstance(found, str | bytes):
         raise InputError(f"{origin}: field {key!r} must be a list, got {type(found).__name__}")
@@ -289,7 +289,7 @@ def _check_mappings(found: Sequence[Any], where: str) -> None:
             raise InputError(f"{where} number {i}: expected an object with fields, got {type(r).__name__}")
 
 
-def _numbers(
+def numbers(
     records: Sequence[Record], key: str, where: str, shape: tuple[int, ...], default: float | None = None
 ) -> Floats:
     """Field ``key`` of all records as (len, *shape) float64, all finite; scalars may have a default."""
@@ -345,8 +345,8 @@ def _short(value: object) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def _integers(records: Sequence[Record], key: str, where: str) -> Ints:
-    values = _numbers(records, key, where, ())
+def integers(records: Sequence[Record], key: str, where: str) -> Ints:
+    values = numbers(records, key, where, ())
     whole = (values == np.floor(values)) & (np.abs(values) < 2.0**63)
     if not whole.all():
         i = int(np.flatnonzero(~whole)[0])
@@ -366,7 +366,7 @@ def _refuse_duplicates(ids: Ints, where: str) -> None:
 
 def _look_up(records: Sequence[Record], key: str, known: Ints, where: str, what: str) -> Ints:
     """Indices of ids in the ascending array ``known``."""
-    wanted = _integers(records, key, where)
+    wanted = integers(records, key, where)
     at = np.searchsorted(known, wanted)
     found = at < len(known)
     found[found] = known[at[found]] == wanted[found]
