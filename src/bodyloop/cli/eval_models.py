@@ -1,0 +1,141 @@
+"""``bodyloop eval pose`` and ``eval detector``: models judged from annotated photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from bodyloop.cli._common import AsJson, CardName, Device, Threads, progress, put_json, say
+from bodyloop.cli._eval import Command, Protocol_, Seed, put
+
+if TYPE_CHECKING:
+    from bodyloop.eval.pose import Scoring
+
+Data = Annotated[
+    Path,
+    typer.Option("--data", help="A COCO file, a folder with <split>.json, or a folder of such folders."),
+]
+Images = Annotated[
+    Path | None, typer.Option("--images", help="Folder of the photos; `images` beside the file by default.")
+]
+Split = Annotated[str, typer.Option("--split", help="Which file of a folder.")]
+Limit = Annotated[
+    int | None,
+    typer.Option("--limit", min=1, metavar="N", help="Only the first photos of each file, for a quick look."),
+]
+
+
+def pose(
+    data: Data,
+    model: Annotated[
+        str, typer.Option("--model", "-m", metavar="NAME|FILE", help="The pose model.")
+    ] = "pmpose-n",
+    card: CardName = None,
+    images: Images = None,
+    split: Split = "dev",
+    baseline: Annotated[
+        Path | None,
+        typer.Option("--baseline", help="Labels for the presence baseline; train.json beside by default."),
+    ] = None,
+    limit: Limit = None,
+    flip: Annotated[bool, typer.Option("--flip/--no-flip", help="Average with the mirrored photo.")] = True,
+    masks: Annotated[bool, typer.Option("--masks", help="Give the model the labelled masks, too.")] = False,
+    scoring: Annotated[
+        str, typer.Option("--scoring", help="What a person's score is made of: keypoints or presence.")
+    ] = "keypoints",
+    protocol: Protocol_ = "standard",
+    presence: Annotated[
+        bool, typer.Option("--presence/--no-presence", help="Judge presence on cropped photos, too.")
+    ] = True,
+    seed: Seed = 0,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, metavar="N", help="People at once.")] = 16,
+    device: Device = "cpu",
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Judge a pose model on labelled boxes.
+
+    COCO's keypoints: AP by OKS, and presence on photos cropped so that people leave the picture, beside a
+    guess that knows only the joint and the sides of the box at the border. Other keypoints: PCK. With 95 %
+    intervals, and the speed.
+    """
+    if scoring not in ("keypoints", "presence"):
+        raise typer.BadParameter(f"--scoring is keypoints or presence, not {scoring!r}")
+    from bodyloop.api import load_pose
+    from bodyloop.cli._batch import threads_for
+    from bodyloop.eval.pose import evaluate_pose_model
+    from bodyloop.models.registry import resolve
+    from bodyloop.pose.inference import PoseOptions
+
+    options = PoseOptions(batch_size=batch_size)
+    told = threads_for(resolve(model, card)[1], threads)
+    judged = load_pose(model, card=card, device=device, threads=told, detector=None, options=options)
+    with progress("people") as tell:
+        report = evaluate_pose_model(
+            judged, data, images,
+            baseline=baseline, split=split, flip=flip, masks=masks, scoring=cast("Scoring", scoring), protocol=protocol,
+            presence=presence, seed=seed, limit=limit, progress=tell,
+        )  # fmt: skip
+    put(report, as_json)
+
+
+def detector(
+    data: Data,
+    model: Annotated[
+        str, typer.Option("--model", "-m", metavar="NAME|FILE", help="The detector.")
+    ] = "rtmdet-n",
+    card: CardName = None,
+    images: Images = None,
+    split: Split = "dev",
+    limit: Limit = None,
+    threshold: Annotated[
+        float,
+        typer.Option(
+            "--threshold",
+            min=0.0,
+            max=1.0,
+            metavar="SHARE",
+            help="Least score of a box; low, to see the curve.",
+        ),
+    ] = 0.01,
+    protocol: Protocol_ = "standard",
+    seed: Seed = 0,
+    device: Device = "cpu",
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Judge a person detector on annotated photos: box AP with its 95 % interval, and the speed."""
+    from bodyloop.api import load_detector
+    from bodyloop.cli._batch import threads_for
+    from bodyloop.eval.detector import evaluate_detector
+    from bodyloop.eval.photos import find_sets
+    from bodyloop.models.registry import resolve
+
+    told = threads_for(resolve(model, card)[1], threads)
+    judged = load_detector(model, card=card, device=device, threads=told, score_threshold=threshold)
+    reports = []
+    for path in find_sets(data, split):
+        with progress(str(path)) as tell:
+            reports.append(
+                evaluate_detector(
+                    judged, path, images, protocol=protocol, seed=seed, limit=limit, progress=tell
+                )
+            )
+    if as_json:
+        put_json(reports[0].to_json() if len(reports) == 1 else [r.to_json() for r in reports])
+    else:
+        say("\n\n".join(r.table() for r in reports))
+
+
+COMMANDS: tuple[Command, ...] = (
+    (
+        pose,
+        (
+            "bodyloop eval pose --data data/coco",
+            "bodyloop eval pose -m my.onnx --data data/lsp/dev.json --json",
+        ),
+    ),
+    (detector, ("bodyloop eval detector --data data/coco/dev.json --limit 100",)),
+)
