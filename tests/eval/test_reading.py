@@ -157,6 +157,28 @@ def test_digest_and_order(tmp_path: Path) -> None:
     assert read.digest is not None and len(read.digest) == 64
 
 
+def test_side_outputs_stand_in_all_predictions_or_in_none() -> None:
+    gt = m.read_ground_truth(document(), keypoints=17)
+    sides = {"presence": [1 / 16 * k for k in range(17)], "quality": [0] * 17}
+    read = m.read_predictions([guess(0.9, **sides), guess(0.8, **sides)], gt, keypoints=17)
+    assert read.presence is not None and read.presence.tolist() == [sides["presence"]] * 2
+    assert read.quality is not None and read.quality.dtype == np.float64 and not read.quality.any()
+    assert read.visibility is None
+    assert m.read_predictions([guess(0.9, **sides)], gt).presence is None  # keypoints not asked for
+    with pytest.raises(InputError, match="number 1: field 'presence' is missing; expected 17 finite numbers"):
+        m.read_predictions([guess(0.9, **sides), guess(0.8), guess(0.7)], gt, keypoints=17)
+
+
+@pytest.mark.parametrize("field", ["presence", "visibility", "quality"])
+@pytest.mark.parametrize("bad", [-0.01, 1.5])
+def test_side_outputs_are_shares(field: str, bad: float) -> None:
+    values = [0.5] * 16 + [bad]
+    with pytest.raises(
+        InputError, match=rf"number 0: field '{field}' must be 17 numbers from 0 to 1, got {bad}"
+    ):
+        evaluate_keypoints(document(), [guess(0.9, **{field: values})])
+
+
 JUNK = st.one_of(
     st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=3),
     st.lists(st.integers(0, 3), max_size=3), st.dictionaries(st.text(max_size=2), st.integers(), max_size=2),

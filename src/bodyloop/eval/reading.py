@@ -82,6 +82,8 @@ class Predictions:
         boxes: (P, 4) x y width height, NaN where a prediction has none.
         area: (P,) px^2: of the boxes if the first prediction has one, else of the keypoints' extent.
         keypoints: (P, K, 3) x y confidence, or None if they were not asked for.
+        presence, visibility, quality: (P, K) in 0..1, None if no prediction has the field (or keypoints were
+            not asked for).
     """
 
     origin: str
@@ -92,6 +94,9 @@ class Predictions:
     boxes: Floats
     area: Floats
     keypoints: Floats | None
+    presence: Floats | None = None
+    visibility: Floats | None = None
+    quality: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -203,7 +208,8 @@ def read_predictions(
     """Read a COCO results list (file or list of dicts) that belongs to a ground truth.
 
     Args:
-        source: path or list of {image_id, category_id, score, keypoints and/or bbox}.
+        source: path or list of {image_id, category_id, score, keypoints and/or bbox[, presence, visibility,
+            quality]}; the last three (K numbers each) must be in all predictions or in none.
         truth: gives the allowed image ids.
         keypoints: K, when every prediction must have K keypoints.
         need_boxes: every prediction must have a bbox.
@@ -239,7 +245,25 @@ def read_predictions(
         boxes=boxes,
         area=_prediction_area(boxes, points, where),
         keypoints=points,
+        presence=_shares(doc, "presence", where, keypoints),
+        visibility=_shares(doc, "visibility", where, keypoints),
+        quality=_shares(doc, "quality", where, keypoints),
     )
+
+
+def _shares(doc: Sequence[Record], key: str, where: str, k: int | None) -> Floats | None:
+    """Field ``key`` of all predictions (P, K) in 0..1, None if none of them has it."""
+    if k is None or not any(key in d for d in doc):
+        return None
+    values = numbers(doc, key, where, (k,))
+    bad = ((values < 0) | (values > 1)).any(axis=1)
+    if bad.any():
+        i = int(np.flatnonzero(bad)[0])
+        worst = values[i][(values[i] < 0) | (values[i] > 1)][0]
+        raise InputError(
+            f"{where} {_name(doc[i], i)}: field {key!r} must be {k} numbers from 0 to 1, got {worst}"
+        )
+    return values
 
 
 def _prediction_boxes(doc: Sequence[Record], where: str, needed: bool, mixed: bool) -> Floats:
