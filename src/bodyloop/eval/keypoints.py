@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bodyloop.errors import ConfigError
-from bodyloop.eval.accumulate import EPS
-from bodyloop.eval.evidence import APReport, Evidence, Similarity, collect, counts_of
+from bodyloop.eval.evidence import APReport, Evidence, collect, counts_of
 from bodyloop.eval.protocols import Rules, rules
 from bodyloop.eval.reading import (
     GroundTruth,
@@ -25,6 +24,7 @@ from bodyloop.eval.reading import (
     read_ground_truth,
     read_predictions,
 )
+from bodyloop.eval.similarity import oks_of_pairs
 from bodyloop.skeletons import COCO, Skeleton
 
 Floats = npt.NDArray[np.float64]
@@ -32,7 +32,6 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 LIMIT = 20  # predictions per image that take part (COCO)
-PAIRS_AT_ONCE = 50_000  # bounds the memory of the distances: about 20 MB
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -89,7 +88,7 @@ def evaluate_keypoints(
         if isinstance(results, Predictions)
         else read_predictions(results, truth, keypoints=len(sig), mixed_boxes=how.mixed_boxes)
     )
-    points, predicted = _keypoints(truth, len(sig)), _keypoints(found, len(sig))
+    points, predicted = keypoints_of(truth, len(sig)), keypoints_of(found, len(sig))
     labelled = points[..., 2] > 0
     hidden = truth.crowd | ~_counts_as_labelled(truth, labelled, how)
     kept: Bools = np.ones(len(found), bool)
@@ -113,11 +112,16 @@ def evaluate_keypoints(
         counts=counts_of(truth, found, hidden, int(np.count_nonzero(~kept))),
         warnings=_warnings(truth, labelled, found),
         evidence=evidence,
-        **_ten_numbers(evidence),
+        **ten_numbers(evidence),
     )
 
 
-def _keypoints(source: GroundTruth | Predictions, k: int) -> Floats:
+def keypoints_of(source: GroundTruth | Predictions, k: int) -> Floats:
+    """Its keypoints (n, k, 3).
+
+    Raises:
+        ConfigError: it was read without keypoints, or with another number of them.
+    """
     if source.keypoints is None or source.keypoints.shape[1] != k:
         raise ConfigError(f"{source.origin} was not read with keypoints={k}, the number of sigmas")
     return source.keypoints
@@ -160,7 +164,8 @@ def _warnings(truth: GroundTruth, labelled: Bools, found: Predictions) -> tuple[
     return tuple(out)
 
 
-def _ten_numbers(e: Evidence) -> dict[str, float]:
+def ten_numbers(e: Evidence) -> dict[str, float]:
+    """COCO's keypoint numbers from the curves of areas all, medium and large."""
     c, half, three_quarters = e.curves, 0, 5
     out = {}
     for what, short in (("precision", "AP"), ("recall", "AR")):
@@ -170,47 +175,3 @@ def _ten_numbers(e: Evidence) -> dict[str, float]:
         out[f"{short}_M"] = c.mean(what, area=e.areas.index("medium"))
         out[f"{short}_L"] = c.mean(what, area=e.areas.index("large"))
     return out
-
-
-def oks_of_pairs(predicted: Floats, truth: Floats, boxes: Floats, area: Floats, sigmas: Floats) -> Similarity:
-    """Object keypoint similarity as a function of pairs.
-
-    Args:
-        predicted: (P, K, 3), truth: (G, K, 3) with flags; boxes: (G, 4) x y w h; area: (G,); sigmas: (K,).
-
-    For an annotation with labelled keypoints, the mean of exp(-d^2 / (2 (2 sigma)^2 area)) over them; for one
-    without (a crowd), d is the distance to its box grown to three times its size, over all keypoints.
-    """
-    variance = (sigmas * 2) ** 2
-    labelled = truth[..., 2] > 0
-    count = labelled.sum(axis=1)
-    columns = np.argsort(~labelled, axis=1, kind="stable")  # the labelled keypoints first
-    x0, y0 = boxes[:, 0] - boxes[:, 2], boxes[:, 1] - boxes[:, 3]
-    x1, y1 = boxes[:, 0] + boxes[:, 2] * 2, boxes[:, 1] + boxes[:, 3] * 2
-
-    def distances(p: Ints, g: Ints, n: int) -> tuple[Floats, Floats, Floats]:
-        if n == 0:
-            x, y = predicted[p, :, 0], predicted[p, :, 1]
-            dx = np.maximum(0, x0[g, None] - x) + np.maximum(0, x - x1[g, None])
-            dy = np.maximum(0, y0[g, None] - y) + np.maximum(0, y - y1[g, None])
-            return dx, dy, np.broadcast_to(variance, dx.shape)
-        k = columns[g, :n]
-        d = predicted[p[:, None], k, :2] - truth[g[:, None], k, :2]
-        return d[..., 0], d[..., 1], variance[k]
-
-    def similarity(p: Ints, g: Ints) -> Floats:
-        out = np.empty(len(p))
-        by_count = np.argsort(count[g], kind="stable")
-        # one count of labelled keypoints at a time: no work on unlabelled ones, and numpy then adds exactly
-        # the numbers that pycocotools adds, in its order, so that the last bit is the same
-        for n in np.unique(count[g]):
-            low, high = np.searchsorted(count[g[by_count]], [n, n + 1])
-            for start in range(low, high, PAIRS_AT_ONCE):
-                q = by_count[start : min(start + PAIRS_AT_ONCE, high)]
-                dx, dy, var = distances(p[q], g[q], int(n))
-                with np.errstate(over="ignore"):
-                    e = (dx**2 + dy**2) / var / (area[g[q]] + EPS)[:, None] / 2
-                    out[q] = np.exp(-e).sum(axis=1) / e.shape[1]
-        return out
-
-    return similarity
