@@ -84,6 +84,8 @@ class Predictions:
         keypoints: (P, K, 3) x y confidence, or None if they were not asked for.
         presence, visibility, quality: (P, K) in 0..1, None if no prediction has the field (or keypoints were
             not asked for).
+        annotation_ids: (P,) of the annotations whose boxes the predictions were made for, None where the file
+            does not say.
     """
 
     origin: str
@@ -97,6 +99,7 @@ class Predictions:
     presence: Floats | None = None
     visibility: Floats | None = None
     quality: Floats | None = None
+    annotation_ids: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -204,16 +207,20 @@ def read_predictions(
     keypoints: int | None = None,
     need_boxes: bool = False,
     mixed_boxes: bool = False,
+    origin: str = "predictions",
 ) -> Predictions:
     """Read a COCO results list (file or list of dicts) that belongs to a ground truth.
 
     Args:
         source: path or list of {image_id, category_id, score, keypoints and/or bbox[, presence, visibility,
-            quality]}; the last three (K numbers each) must be in all predictions or in none.
+            quality, annotation_id]}; the last four (three of K numbers each, also under the names that
+            `People.to_coco` writes; ``id`` if there is no ``annotation_id``) must be in all predictions or in
+            none.
         truth: gives the allowed image ids.
         keypoints: K, when every prediction must have K keypoints.
         need_boxes: every prediction must have a bbox.
         mixed_boxes: allow that only some predictions have a bbox (pycocotools then goes by the first one).
+        origin: what a list is called in messages.
 
     Raises:
         FileError: the file cannot be read.
@@ -222,7 +229,7 @@ def read_predictions(
     if isinstance(source, str | os.PathLike):
         (doc, digest), origin = load_json(source), os.fspath(source)
     else:
-        doc, origin, digest = source, "predictions", None
+        doc, digest = source, None
     if not isinstance(doc, Sequence) or isinstance(doc, str | bytes):
         raise InputError(f"{origin}: expected a list of predictions, got {type(doc).__name__}")
     _check_mappings(doc, f"{origin}: prediction")
@@ -248,13 +255,18 @@ def read_predictions(
         presence=_shares(doc, "presence", where, keypoints),
         visibility=_shares(doc, "visibility", where, keypoints),
         quality=_shares(doc, "quality", where, keypoints),
+        annotation_ids=_annotation_ids(doc, where),
     )
 
 
 def _shares(doc: Sequence[Record], key: str, where: str, k: int | None) -> Floats | None:
     """Field ``key`` of all predictions (P, K) in 0..1, None if none of them has it."""
-    if k is None or not any(key in d for d in doc):
+    if k is None:
         return None
+    if not any(key in d for d in doc):
+        key = f"keypoint_{key}"  # as `People.to_coco` calls it
+        if not any(key in d for d in doc):
+            return None
     values = numbers(doc, key, where, (k,))
     bad = ((values < 0) | (values > 1)).any(axis=1)
     if bad.any():
@@ -264,6 +276,14 @@ def _shares(doc: Sequence[Record], key: str, where: str, k: int | None) -> Float
             f"{where} {_name(doc[i], i)}: field {key!r} must be {k} numbers from 0 to 1, got {worst}"
         )
     return values
+
+
+def _annotation_ids(doc: Sequence[Record], where: str) -> Ints | None:
+    for key in ("annotation_id", "id"):
+        found = [d.get(key) for d in doc]
+        if found and all(isinstance(i, int) and abs(i) < 2**63 for i in found):
+            return np.array(found, np.int64)
+    return None
 
 
 def _prediction_boxes(doc: Sequence[Record], where: str, needed: bool, mixed: bool) -> Floats:
