@@ -92,17 +92,27 @@ def decompress(text: str | bytes) -> Counts:
     Raises:
         InputError: characters that do not belong there, or a number without end.
     """
+    return decompress_all([text])[0]
+
+
+def decompress_all(texts: Sequence[str | bytes]) -> tuple[Counts, Counts]:
+    """Runs of N masks in COCO's text form, one mask after the other, and how many runs each has (N,).
+
+    Raises:
+        InputError: as `decompress`, for any of them.
+    """
     try:
-        raw = text.encode("ascii") if isinstance(text, str) else bytes(text)
+        raw = [t.encode("ascii") if isinstance(t, str) else bytes(t) for t in texts]
     except UnicodeEncodeError as e:
         raise InputError(f"RLE counts: not COCO's compressed form: {e}") from e
-    v = np.frombuffer(raw, np.uint8).astype(np.int64) - 48
+    v = np.frombuffer(b"".join(raw), np.uint8).astype(np.int64) - 48
+    text_end = np.cumsum([len(t) for t in raw], dtype=np.int64)
     if not len(v):
-        return np.zeros(0, np.int64)
+        return np.zeros(0, np.int64), np.zeros(len(raw), np.int64)
     if (v < 0).any() or (v > 63).any():
         raise InputError("RLE counts: not COCO's compressed form (characters '0' to 'o')")
     last = (v & 32) == 0
-    if not last[-1]:
+    if not last[text_end[text_end > 0] - 1].all():
         raise InputError("RLE counts: cut off in the middle of a number")
     ends = np.flatnonzero(last)
     starts = np.concatenate([[0], ends[:-1] + 1])
@@ -113,10 +123,18 @@ def decompress(text: str | bytes) -> Counts:
     d = np.add.reduceat((v & 31) << (5 * place), starts)
     negative = (v[ends] & 16) != 0
     d -= np.where(negative, np.int64(1) << (5 * width), 0)
+    runs = np.diff(np.searchsorted(ends, text_end), prepend=0)
+    index = np.arange(len(d)) - np.repeat(np.cumsum(runs) - runs, runs)
     counts = d.copy()
-    counts[1::2] = np.cumsum(d[1::2])
-    counts[2::2] = np.cumsum(d[2::2])
-    return counts
+    for chain in (
+        index % 2 == 1,
+        (index % 2 == 0) & (index > 0),
+    ):  # each number is a step from the run before last
+        total = np.cumsum(d[chain])
+        heads = np.flatnonzero(index[chain] <= 2)
+        before = np.concatenate([[0], total])[heads]
+        counts[chain] = total - np.repeat(before, np.diff(heads, append=len(total)))
+    return counts, runs
 
 
 def from_polygon(points: npt.NDArray[np.float64], size: tuple[int, int]) -> Counts:
