@@ -1,79 +1,98 @@
-"""Counts what the parity tests compared and fails a complete run that left a marked array out.
+"""Counts what tests compared with stored numbers and fails a complete run that left something out.
 
-Here and not beside those tests, because pytest-xdist's controller, which prints and judges, loads only the
+Two folders have such numbers, each with a record of its own: tests/parity and tests/eval. The counting stands
+here and not beside those tests, because pytest-xdist's controller, which prints and judges, loads only the
 conftest files above the folders it was given.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.parity.manifest import RECORD, manifest
+from tests.eval import stored
+from tests.parity import manifest
 
-HERE = Path(__file__).resolve().parent / "parity"
-_state = {"complete": False, "ran": False}
+
+@dataclass
+class Ledger:
+    """A folder of tests, its record, and what this run knows of it."""
+
+    folder: Path
+    record: manifest.Record | stored.Record
+    marked_in: str
+    complete: bool = False
+    ran: bool = False
+
+
+HERE = Path(__file__).resolve().parent
+LEDGERS = (
+    Ledger(HERE / "parity", manifest.RECORD, "marked as compared in tests/parity/manifest.toml"),
+    Ledger(HERE / "eval", stored.RECORD, "stored, and not excepted in tests/eval/manifest.toml"),
+)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """The run is complete if every test file of tests/parity is there and nothing narrowed the choice."""
-    if getattr(session.config.option, "collectonly", False):
-        return
-    here = [item for item in session.items if HERE in item.path.parents]
-    on_disk = {p.resolve() for p in HERE.rglob("test_*.py")}
+    """A folder's run is complete if all its test files are there and nothing narrowed the choice."""
     option = session.config.option
+    if getattr(option, "collectonly", False):
+        return
     narrowed = bool(
         option.keyword or option.markexpr or getattr(option, "lf", False) or getattr(option, "deselect", None)
     ) or any("::" in arg for arg in session.config.args)
-    _state["ran"] = bool(here)
-    _state["complete"] = not narrowed and on_disk <= {item.path.resolve() for item in here}
+    for ledger in LEDGERS:
+        here = {item.path.resolve() for item in session.items if ledger.folder in item.path.parents}
+        ledger.ran = bool(here)
+        ledger.complete = not narrowed and set(ledger.folder.rglob("test_*.py")) <= here
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object | None) -> None:
     """pytest-xdist: take over what a worker recorded."""
-    told = getattr(node, "workeroutput", {}).get("parity")
-    if told:
-        _state["complete"] |= told["complete"]
-        _state["ran"] |= told["ran"]
-        for file, key, n in told["checked"]:
-            RECORD.checked[file, key] += n
+    told = getattr(node, "workeroutput", {}).get("compared", [])
+    for ledger, (complete, ran, checked) in zip(LEDGERS, told, strict=False):
+        ledger.complete |= complete
+        ledger.ran |= ran
+        for file, key, n in checked:
+            ledger.record.checked[file, key] += n
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
-    """Hand the record on (in a worker) or fail a complete run with arrays missing."""
+    """Hand the records on (in a worker) or fail a complete run with something missing."""
     if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["parity"] = {
-            **_state,
-            "checked": [(f, k, n) for (f, k), n in RECORD.checked.items()],
-        }
+        session.config.workeroutput["compared"] = [
+            (v.complete, v.ran, [(f, k, n) for (f, k), n in v.record.checked.items()]) for v in LEDGERS
+        ]
         return (yield)
-    if _state["complete"] and RECORD.missing() and session.exitstatus == pytest.ExitCode.OK:
+    if session.exitstatus == pytest.ExitCode.OK and any(v.complete and v.record.missing() for v in LEDGERS):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     return (yield)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print the counts, the reasons and, after a complete run, what is missing."""
-    if not _state["ran"]:
-        return
-    terminalreporter.section("parity with the reference")
-    terminalreporter.line(RECORD.summary())
-    for (file, key), (kind, why) in manifest().items():
-        if kind == "not_reproduced":
-            terminalreporter.line(f"  not reproduced: {file}: {key}: {why}")
-    if not _state["complete"]:
-        terminalreporter.line("  (part of tests/parity only: arrays left out are not counted as failures)")
-    elif RECORD.missing():
-        terminalreporter.line(
-            "FAILED: marked as compared in manifest.toml, but no test compared them:", red=True
-        )
+    ran = [ledger for ledger in LEDGERS if ledger.ran]
+    if ran:
+        terminalreporter.section("parity with the reference")
+    for ledger in ran:
+        terminalreporter.line(ledger.record.summary())
+        for why in ledger.record.reasons():
+            terminalreporter.line(f"  not compared: {why}")
+        missing = ledger.record.missing() if ledger.complete else []
+        if not ledger.complete:
+            terminalreporter.line(
+                f"  (part of tests/{ledger.folder.name} only: what it left out is no failure)"
+            )
+        elif missing:
+            terminalreporter.line(f"FAILED: {ledger.marked_in}, but no test compared it:", red=True)
         by_file: dict[str, list[str]] = {}
-        for file, key in RECORD.missing():
+        for file, key in missing:
             by_file.setdefault(file, []).append(key)
         for file, keys in by_file.items():
-            terminalreporter.line(f"  {file}: {', '.join(keys)}", red=True)
+            more = f" and {len(keys) - 20} more" if len(keys) > 20 else ""
+            terminalreporter.line(f"  {file}: {', '.join(keys[:20])}{more}", red=True)

@@ -44,6 +44,10 @@ class Record:
             f"{kinds['input']} inputs, {kinds['not_reproduced']} not reproduced"
         )
 
+    def reasons(self) -> list[str]:
+        """What is not reproduced and why, a line each."""
+        return [f"{f}: {k}: {why}" for (f, k), (kind, why) in manifest().items() if kind == "not_reproduced"]
+
 
 RECORD = Record()
 
