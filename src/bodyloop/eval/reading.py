@@ -255,7 +255,7 @@ def read_predictions(
         presence=_shares(doc, "presence", where, keypoints),
         visibility=_shares(doc, "visibility", where, keypoints),
         quality=_shares(doc, "quality", where, keypoints),
-        annotation_ids=_annotation_ids(doc, where),
+        annotation_ids=_annotation_ids(doc),
     )
 
 
@@ -278,7 +278,7 @@ def _shares(doc: Sequence[Record], key: str, where: str, k: int | None) -> Float
     return values
 
 
-def _annotation_ids(doc: Sequence[Record], where: str) -> Ints | None:
+def _annotation_ids(doc: Sequence[Record]) -> Ints | None:
     for key in ("annotation_id", "id"):
         found = [d.get(key) for d in doc]
         if found and all(isinstance(i, int) and abs(i) < 2**63 for i in found):
