@@ -236,14 +236,15 @@ def random_patches(
 
 def photometric(cropped: CroppedSample, rng: Rng, strength: float = 0.3) -> CroppedSample:
     """Gain, offset and gamma, per channel a little apart: one table look-up. Black borders stay black."""
+    import cv2
+
     gain = np.exp(rng.normal(0, strength * 0.6)) * np.exp(rng.normal(0, strength * 0.15, 3))
     gamma = np.exp(rng.normal(0, strength * 0.6))
     offset = rng.normal(0, strength * 40)
     v = np.arange(256, dtype=np.float64)[:, None] / 255
-    table = np.clip(v**gamma * gain * 255 + offset, 0, 255)
+    table = np.clip(v**gamma * gain * 255 + offset, 0, 255).astype(np.uint8)
     table[0] = 0
-    channels = np.arange(3)
-    return replace(cropped, image=table.astype(np.uint8)[cropped.image, channels])
+    return replace(cropped, image=np.asarray(cv2.LUT(cropped.image, table[None]), np.uint8))
 
 
 # ---- masks ---------------------------------------------------------------------------------------------------
@@ -290,13 +291,19 @@ def nearest_seed_labels(mask: U8, seeds: npt.NDArray[np.integer]) -> npt.NDArray
     ``seeds`` are flat row-major indices. A pixel equally near to several seeds gets the one with the smaller
     x, then the smaller y.
     """
-    w = mask.shape[1]
+    h, w = mask.shape
     sy, sx = np.divmod(np.asarray(seeds, np.int64), w)
-    order = np.lexsort((sy, sx))
-    y, x = np.nonzero(mask)
-    d2 = (x[:, None] - sx[order]) ** 2 + (y[:, None] - sy[order]) ** 2
+    across = ((np.arange(w) - sx[:, None]) ** 2).astype(np.int32)
+    down = ((np.arange(h) - sy[:, None]) ** 2).astype(np.int32)
     labels = np.zeros(mask.shape, np.int32)
-    labels[y, x] = order[d2.argmin(axis=1)] + 1
+    nearest = np.full(mask.shape, np.iinfo(np.int32).max, np.int32)
+    distance = np.empty_like(nearest)
+    for n in np.lexsort((sy, sx)):  # one seed at a time over the whole picture: a sixth of the time of all pairs
+        np.add(down[n][:, None], across[n], out=distance)
+        closer = distance < nearest
+        np.copyto(nearest, distance, where=closer)
+        np.copyto(labels, n + 1, where=closer)
+    labels[mask == 0] = 0
     return labels
 
 

@@ -141,6 +141,7 @@ class SmallPose(nn.Module):
     outputs = ("logits", "maps", *BRANCHES, "features")
     # of an exported sparsemax; on the dev photos 8 are off by up to 1e-3, 9 by 3e-8 (2e-4 at half the temperature)
     newton_steps = 10
+    temperature: Tensor
 
     def __init__(
         self,

@@ -3,7 +3,8 @@
 Our own recipe: the sparsemax loss on the maps (proper scoring, dense gradient) with a share of the expected
 OKS risk, cross-entropy for presence and visibility, squared error for quality against the true OKS of the
 decoded point on COCO's own scale. Half of the people that have masks are shown with a dimmed background; a
-third is cut, as CropCOCO cuts photos.
+third is cut, as CropCOCO cuts photos; others may be pasted before and behind them. With the option ``mse`` the
+maps are plain heatmaps instead, for comparison.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bodyloop.data import augment
+from bodyloop.data.copypaste import Donors, random_paste
 from bodyloop.data.persons import PersonSet
 from bodyloop.data.sample import CroppedSample, cut
 from bodyloop.errors import ConfigError
@@ -29,9 +31,9 @@ from bodyloop.nn.maps import Decoder
 from bodyloop.nn.small import SmallPose
 from bodyloop.skeletons import BODY_19, COCO
 from bodyloop.train.config import TrainConfig, read_options
-from bodyloop.train.losses import sparsemax_loss
+from bodyloop.train.losses import heatmap_mse, sparsemax_loss
 from bodyloop.train.release import load_start
-from bodyloop.train.targets import distribution_targets, oks_targets
+from bodyloop.train.targets import distribution_targets, oks_targets, udp_targets
 
 OPTIONS = {
     "mask_probability": 0.5,
@@ -43,6 +45,8 @@ OPTIONS = {
     "half_body": 0.2,
     "photometric": 0.3,
     "patches": 0.1,
+    "paste": 0.0,
+    "mse": 0.0,
     "risk": 0.25,
     "presence": 0.5,
     "visibility": 0.25,
@@ -79,6 +83,7 @@ class PoseTask:
             )
             for n in self.names
         ]
+        self.donors = Donors(self.sets if self.options["paste"] else ())
         self.dev = PersonSet(root / "coco" / "dev.json", self.skeleton)
         torch.manual_seed(config.seed)  # of the layers that start from nothing
         self.network = SmallPose(len(self.skeleton))
@@ -92,7 +97,12 @@ class PoseTask:
             self.network.backbone, int(self.options["fixed_stages"]), bool(self.options["train_depthwise"])
         )
         self.variances = torch.from_numpy(oks_variances(self.skeleton.sigma_array))
-        self.decoder = Decoder("expected_oks", self.network.map_size, self.variances.tolist())
+        self.decoded = "logits" if self.options["mse"] else "maps"
+        self.decoder = (
+            Decoder("dark_udp", self.network.map_size)
+            if self.options["mse"]
+            else Decoder("expected_oks", self.network.map_size, self.variances.tolist())
+        )
         self.sigmas = torch.tensor(self.skeleton.sigmas)
         self.mean = torch.tensor(MEAN).reshape(1, 3, 1, 1)
         self.std = torch.tensor(STD).reshape(1, 3, 1, 1)
@@ -110,8 +120,10 @@ class PoseTask:
         """One random training crop."""
         o = self.options
         use_mask = rng.random() < o["mask_probability"]
-        s = self.sets[source].sample(index, with_mask=use_mask)
-        if s.mask is not None:
+        s = self.sets[source].sample(index, with_mask=use_mask or o["paste"] > 0)
+        if o["paste"]:
+            s = random_paste(s, self.donors, rng, o["paste"])
+        if s.mask is not None and use_mask:
             noisy = augment.random_mask_noise(s.mask, rng)
             s = augment.dim_background(replace(s, mask=noisy), o["mask_alpha"])
         s = augment.random_flip(s, rng)
@@ -151,23 +163,16 @@ class PoseTask:
         )
         o = self.options
         points, annotated, inside = batch["points"], batch["annotated"], batch["inside"]
-        variances = self.variances.to(points)
         w = (annotated & inside).float()
         n = w.sum().clamp(min=1)
-        target = distribution_targets(points, variances)
-        z = out["logits"].flatten(2) / self.network.temperature
-        fy = sparsemax_loss(z, out["maps"].flatten(2), target.flatten(2))
-        oks_map, _ = oks_targets(points, annotated & inside, variances, unit_peak=False)
-        risk = (out["maps"] * (1 - oks_map)).sum(dim=(2, 3))
-        quality, d2 = self._true_quality(out["maps"], batch)
+        quality, d2 = self._true_quality(out[self.decoded], batch)
         known = annotated.float()
         seen = w * batch["knows_hidden"][:, None]
         bce = F.binary_cross_entropy_with_logits
         presence = bce(out["presence_logits"], inside.float(), reduction="none")
         visibility = bce(out["visibility_logits"], batch["visible"].float(), reduction="none")
         return {
-            "map": (fy * w).sum() / n,
-            "risk": o["risk"] * (risk * w).sum() / n,
+            **self._map_losses(out, points, annotated & inside),
             "presence": o["presence"] * (presence * known).sum() / known.sum().clamp(min=1),
             "visibility": o["visibility"] * (visibility * seen).sum() / seen.sum().clamp(min=1),
             "quality": o["quality"] * ((out["quality"] - quality) ** 2 * w).sum() / n,
@@ -175,6 +180,21 @@ class PoseTask:
             "_px": (d2.sqrt() * w).sum() / n,
             "_absent": (known * ~inside).sum() / known.sum().clamp(min=1),
         }
+
+    def _map_losses(self, out: Mapping[str, Tensor], points: Tensor, known: Tensor) -> dict[str, Tensor]:
+        """The loss of the maps over known points (B, K, 2 and B, K): probability maps, or heatmaps if asked."""
+        o, w = self.options, known.float()
+        n = w.sum().clamp(min=1)
+        if o["mse"]:
+            target, weight = udp_targets(points, known, self.network.map_size)
+            return {"map": o["mse"] * heatmap_mse(out["logits"], target, weight)}
+        variances = self.variances.to(points)
+        target = distribution_targets(points, variances)
+        z = out["logits"].flatten(2) / self.network.temperature
+        fy = sparsemax_loss(z, out["maps"].flatten(2), target.flatten(2))
+        oks_map, _ = oks_targets(points, known, variances, unit_peak=False)
+        risk = (out["maps"] * (1 - oks_map)).sum(dim=(2, 3))
+        return {"map": (fy * w).sum() / n, "risk": o["risk"] * (risk * w).sum() / n}
 
     @torch.no_grad()
     def _true_quality(self, maps: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -191,27 +211,9 @@ class PoseTask:
         """COCO AP on dev with true boxes (no flip, no mask) and presence AUROC on randomly cut dev people."""
         from bodyloop.eval.keypoints import evaluate_keypoints
 
-        columns = COCO.indices_in(self.skeleton)
-        results = []
-        for rows, indices in self._dev_batches(cut_probability=0.0):
-            out = self._infer(model, rows)
-            quality, presence = out["quality"].numpy(), out["presence"].numpy()
-            points = out["points"].numpy()
-            for row, c, index in zip(range(len(rows)), rows, indices, strict=True):
-                p = self.dev.persons[index]
-                xy = c.crop.from_map(points[row][None])[0][columns]
-                present = presence[row][columns] > 0.45
-                score = float(quality[row][columns][present].mean()) if present.any() else 0.0
-                triplets = np.concatenate([xy, presence[row][columns][:, None]], axis=1)
-                results.append(
-                    {
-                        "image_id": p.image_id,
-                        "category_id": 1,
-                        "keypoints": triplets.ravel().tolist(),
-                        "score": score,
-                    }
-                )
-        report = evaluate_keypoints(self.dev.path, results)
+        report = evaluate_keypoints(
+            self.dev.path, self.results(model, self.dev, limit=self.config.evaluate_samples)
+        )
         return {
             "AP": round(report.AP, 4),
             "AP50": round(report.AP50, 4),
@@ -219,31 +221,55 @@ class PoseTask:
             "score": report.AP,
         }
 
+    @torch.no_grad()
+    def results(
+        self, model: nn.Module, persons: PersonSet, *, with_mask: bool = False, limit: int = 0
+    ) -> list[dict[str, object]]:
+        """COCO results of a set on its own boxes, in COCO's keypoints: presence in the triplets, annotation ids.
+
+        Args:
+            with_mask: dim the background of people who have a mask. limit: the first people only; 0: all.
+        """
+        columns = COCO.indices_in(self.skeleton)
+        found: list[dict[str, object]] = []
+        for start in range(0, min(len(persons), limit or len(persons)), 32):
+            chosen = range(start, min(start + 32, len(persons)))
+            rows = []
+            for i in chosen:
+                s = persons.sample(i, with_mask=with_mask)
+                rows.append(cut(augment.dim_background(s, self.options["mask_alpha"])))
+            out = {k: v.numpy() for k, v in self._infer(model, rows).items()}
+            for row, i in enumerate(chosen):
+                p = persons.persons[i]
+                xy = rows[row].crop.from_map(out["points"][row][None])[0][columns]
+                presence, quality = out["presence"][row][columns], out["quality"][row][columns]
+                present = presence > 0.45
+                found.append(
+                    {
+                        "image_id": p.image_id,
+                        "category_id": 1,
+                        "id": p.annotation_id,
+                        "keypoints": np.concatenate([xy, presence[:, None]], axis=1).ravel().tolist(),
+                        "score": float(quality[present].mean()) if present.any() else 0.0,
+                    }
+                )
+        return found
+
     def _presence_auroc(self, model: nn.Module) -> float:
         from bodyloop.eval.presence import auroc
 
         scores, labels = [], []
-        for rows, _ in self._dev_batches(cut_probability=1.0):
-            out = self._infer(model, rows)
-            for row, c in enumerate(rows):
-                scores.append(out["presence"][row].numpy()[c.annotated])
-                labels.append(c.in_window[c.annotated])
-        s, y = np.concatenate(scores), np.concatenate(labels)
-        return auroc(s, y) or 0.0
-
-    def _dev_batches(self, cut_probability: float) -> list[tuple[list[CroppedSample], list[int]]]:
-        total = len(self.dev)
-        if self.config.evaluate_samples:
-            total = min(total, self.config.evaluate_samples)
-        out = []
+        total = min(len(self.dev), self.config.evaluate_samples or len(self.dev))
         for start in range(0, total, 32):
-            indices = list(range(start, min(start + 32, total)))
             rows = []
-            for i in indices:
+            for i in range(start, min(start + 32, total)):
                 s = self.dev.sample(i, with_mask=False)
-                rows.append(cut(augment.random_cut(s, np.random.default_rng([7, i]), cut_probability)))
-            out.append((rows, indices))
-        return out
+                rows.append(cut(augment.random_cut(s, np.random.default_rng([7, i]), 1.0)))
+            presence = self._infer(model, rows)["presence"].numpy()
+            for p, c in zip(presence, rows, strict=True):
+                scores.append(p[c.annotated])
+                labels.append(c.in_window[c.annotated])
+        return auroc(np.concatenate(scores), np.concatenate(labels)) or 0.0
 
     def _infer(self, model: nn.Module, rows: list[CroppedSample]) -> dict[str, Tensor]:
         images = torch.from_numpy(np.stack([c.image for c in rows])).to(self.config.device)
@@ -252,8 +278,8 @@ class PoseTask:
             dtype=torch.bfloat16,
             enabled=self.config.precision == "bf16",
         ):
-            out = model(self.normalise(images), ("maps", "presence", "quality"))
-        points, _ = self.decoder.to(out["maps"].device)(out["maps"])
+            out = model(self.normalise(images), ("logits", "maps", "presence", "quality"))
+        points, _ = self.decoder.to(images.device)(out[self.decoded])
         return {
             "points": points.float().cpu(),
             "presence": out["presence"].float().cpu(),

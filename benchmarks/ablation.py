@@ -1,0 +1,160 @@
+"""Which parts of pmpose-n's recipe earn their place? Short runs with one part left out, compared on dev.
+
+    python benchmarks/ablation.py run --out runs/ablation              # all variants and seeds, one after the other
+    python benchmarks/ablation.py run --only mse:1 --out runs/ablation
+    python benchmarks/ablation.py table --out runs/ablation
+
+Every run sees the same number of samples (30,000). A run that was stopped goes on where it was; one that is
+finished is left alone. Of each run the results on dev are kept (true boxes, no flip test): whole photos
+without and with the labelled masks, and the photos cut by the CropCOCO procedure. The table compares them
+with the full recipe by paired bootstrap over images, seeds averaged within each resample.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from bodyloop.data.cropcoco import build, write_images
+from bodyloop.data.persons import PersonSet
+from bodyloop.eval import bootstrap as boot
+from bodyloop.eval.evidence import Evidence
+from bodyloop.eval.keypoints import evaluate_keypoints
+from bodyloop.skeletons import BODY_19
+from bodyloop.train.config import TrainConfig
+from bodyloop.train.loop import fit
+from bodyloop.train.pose import PoseTask
+
+SAMPLES = 30_000
+SEEDS = (1, 2)
+FULL = TrainConfig(
+    sources=("coco:4.5", "coco_more:3", "lsp:1", "lsp_more:1.5"),
+    batch=32,
+    steps=SAMPLES // 32,
+    lr=1.5e-3,
+    warmup=100,
+    ema=0.99,
+    evaluate_every=SAMPLES,
+    checkpoint_every=100,
+    options=("paste:0.3",),
+)
+VARIANTS: dict[str, TrainConfig] = {
+    "full": FULL,
+    "mse": replace(FULL, options=("paste:0.3", "mse:10")),
+    "no-crop": replace(FULL, options=("paste:0.3", "cut_probability:0", "patches:0")),
+    "no-paste": replace(FULL, options=("paste:0",)),
+    "no-mask": replace(FULL, options=("paste:0.3", "mask_probability:0")),
+    "less-data": replace(FULL, sources=("coco:4.5", "lsp:1")),
+    "no-imagenet": replace(
+        FULL, start="none", options=("paste:0.3", "fixed_stages:0", "train_depthwise:1", "fixed_norms:0")
+    ),
+}
+TELLS = {
+    "full": "the whole recipe",
+    "mse": "heatmaps with squared error, DARK decoding",
+    "no-crop": "no cut people, no black patches",
+    "no-paste": "no pasted people",
+    "no-mask": "never a mask seen",
+    "less-data": "without coco_more and lsp_more",
+    "no-imagenet": "from random weights, all of them trained",
+}
+SETS = ("dev", "dev-masks", "dev-cropped")
+
+
+def run(out: Path, only: Sequence[str]) -> None:
+    """Train what is not trained yet and keep its results."""
+    wanted = [f"{name}:{seed}" for seed in SEEDS for name in VARIANTS]
+    for job in only or wanted:
+        name, _, seed = job.partition(":")
+        folder = out / f"{name}-{seed}"
+        if all((folder / f"{s}.json").is_file() for s in SETS):
+            continue
+        task = PoseTask(replace(VARIANTS[name], seed=int(seed)))
+        fit(task, task.config, folder)
+        judge(task, folder, cropped_dev(out))
+
+
+def judge(task: PoseTask, folder: Path, cropped: Path) -> None:
+    """Write the results of the averaged weights on the three sets."""
+    import torch
+
+    state = torch.load(folder / "last.pt", map_location="cpu", weights_only=True)
+    task.model.load_state_dict(state["average"])
+    model = task.model.eval()
+    sets = {"dev": task.dev, "dev-masks": task.dev, "dev-cropped": PersonSet(cropped, BODY_19)}
+    for name, persons in sets.items():
+        with torch.no_grad():
+            results = task.results(model, persons, with_mask=name == "dev-masks")
+        part = folder / f"{name}.part"
+        part.write_text(json.dumps(results), encoding="utf-8")
+        part.replace(folder / f"{name}.json")
+
+
+def cropped_dev(out: Path) -> Path:
+    """The cropped twin of dev, made once."""
+    source = Path(os.environ["BODYLOOP_DATA"]) / "coco"
+    target = out / "dev-cropped" / "dev.json"
+    if not target.is_file():
+        crops = build(json.loads((source / "dev.json").read_text(encoding="utf-8")), seed=0)
+        write_images(crops.document, source / "images", target.parent / "images")
+        target.write_bytes(crops.to_bytes())
+    return target
+
+
+def table(out: Path) -> None:
+    """Print AP of every variant and its difference from the full recipe, as Markdown."""
+    truth = {s: Path(os.environ["BODYLOOP_DATA"]) / "coco" / "dev.json" for s in SETS[:2]}
+    truth["dev-cropped"] = cropped_dev(out)
+    print("| variant | " + " | ".join(f"AP {s} | difference" for s in SETS) + " | seeds |")
+    print("|" + "---|" * (2 * len(SETS) + 2))
+    samples: dict[tuple[str, str], tuple[float, np.ndarray]] = {}
+    for name in VARIANTS:
+        cells, seeds = [f"{name}: {TELLS[name]}"], 0
+        for s in SETS:
+            found = [p for seed in SEEDS if (p := out / f"{name}-{seed}" / f"{s}.json").is_file()]
+            seeds = len(found)
+            if not found:
+                cells += ["", ""]
+                continue
+            samples[name, s] = resampled([evaluate_keypoints(truth[s], p).evidence for p in found])
+            value, drawn = samples[name, s]
+            cells.append(f"{value:.4f}")
+            base = samples.get(("full", s))
+            if base is None or name == "full":
+                cells.append("")
+            else:
+                cells.append(str(boot.difference(value, base[0], drawn, base[1])))
+        print("| " + " | ".join(cells) + f" | {seeds} |")
+
+
+def resampled(runs: Sequence[Evidence]) -> tuple[float, np.ndarray]:
+    """Mean AP over runs, as it is and on every resample of the images (the same resamples for every variant)."""
+    weights = boot.draw(len(runs[0].truth.image_ids), np.random.default_rng(0))
+    drawn = np.mean([boot.ap_samples(e, weights) for e in runs], axis=0)
+    return float(np.mean([e.curves.mean("precision") for e in runs])), drawn
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("run", "table"))
+    parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
+    parser.add_argument("--only", nargs="*", default=[], metavar="VARIANT:SEED")
+    a = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if a.what == "run":
+        run(a.out, a.only)
+    else:
+        table(a.out)
+
+
+if __name__ == "__main__":
+    main()
