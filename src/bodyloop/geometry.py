@@ -1,4 +1,4 @@
-"""Boxes, crop windows and object keypoint similarity: the one place where this arithmetic lives.
+"""Boxes and crop windows: the one place where this arithmetic lives.
 
 x points right, y down; pixel centres are at integers in every grid (image, crop, map). Boxes are
 ``x1 y1 x2 y2`` as they stand in COCO files, with no half-pixel offset. A `Crop` holds N windows of one
@@ -129,24 +129,6 @@ def padding_to_contain(
     size = window[..., 2:] - window[..., :2]
     needed = np.divide(beyond, size, out=np.where(beyond > 0, np.inf, 0.0), where=size > 0)
     return np.asarray(1 + 2 * needed.max(axis=-1))
-
-
-def keypoint_similarity(
-    predicted: Array, truth: Array, area: npt.ArrayLike, sigmas: Array
-) -> npt.NDArray[np.float64]:
-    """Per-keypoint similarity exp(-d^2 / (2 (2 sigma)^2 area)) of COCO's OKS.
-
-    Args:
-        predicted, truth: (..., K, 2) image px.
-        area: (...) px^2 of each person (COCO uses the mask's area).
-        sigmas: (K,) of the skeleton.
-    Returns: (..., K) float64 in [0, 1]; the OKS of a person is its mean over the labelled keypoints.
-    """
-    d2 = ((np.asarray(predicted, np.float64) - np.asarray(truth, np.float64)) ** 2).sum(axis=-1)
-    variance = (2.0 * np.asarray(sigmas, np.float64)) ** 2
-    a = np.asarray(area, np.float64)[..., None]
-    out: npt.NDArray[np.float64] = np.exp(-d2 / variance / (a + np.spacing(1.0)) / 2.0)
-    return out
 
 
 @dataclass(frozen=True, eq=False)

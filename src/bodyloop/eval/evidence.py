@@ -1,7 +1,8 @@
 """The common course of all AP evaluations, and everything it leaves behind.
 
 `collect` pairs, measures, matches and accumulates; a task gives the similarity as a function of pairs, the
-annotations that are ignored, and its area ranges and limits. `Evidence` keeps similarities and matches
+annotations that are ignored, and its area ranges and limits. A task that measures several levels at once pairs
+and measures itself and hands them to `judge`. `Evidence` keeps similarities and matches
 readable per image, and is what the bootstrap resamples. `APReport` is the base of the tasks' reports.
 """
 
@@ -27,6 +28,8 @@ Bools = npt.NDArray[np.bool_]
 
 Similarity = Callable[[Ints, Ints], Floats]
 """Similarities (Q,) of pairs, given as indices of predictions (Q,) and annotations (Q,) in their files."""
+
+Matcher = Callable[[Pairing, Floats, Bools, Bools, Bools, Floats], Matches]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +98,22 @@ class Evidence:
         return np.where(found >= 0, ids, -1), self.levels[level].matches.ignored[a][:, d]
 
 
+def matched_similarities(pairing: Pairing, level: Level, chosen: Bools | None = None) -> Floats:
+    """Similarities of all matches of a level, over area ranges, thresholds and predictions, as one row.
+
+    Args:
+        chosen: (A, T, P) matches to look at, None for all.
+    """
+    found = level.matches.annotation
+    there = found >= 0 if chosen is None else (found >= 0) & chosen
+    prediction = np.nonzero(there)[2]
+    group = pairing.prediction_group[prediction]
+    width = np.diff(pairing.annotation_start)[group]
+    row = prediction - pairing.prediction_start[group]
+    column = found[there] - pairing.annotation_start[group]
+    return np.asarray(level.similarity[pairing.pair_start[group] + row * width + column])
+
+
 def collect(
     truth: GroundTruth,
     predictions: Predictions,
@@ -105,6 +124,7 @@ def collect(
     limits: Sequence[int],
     rules: Rules,
     kept: Bools | None = None,
+    alarms_everywhere: bool = True,
 ) -> Evidence:
     """Run one evaluation.
 
@@ -114,23 +134,63 @@ def collect(
         areas: names of `AREA_RANGES`.
         limits: predictions per image and category, ascending; matching is done once with the last.
         kept: (P,) predictions that take part, None for all.
+        alarms_everywhere: see `Rules`.
     """
-    category = predictions.category if kept is None else np.where(kept, predictions.category, -1)
-    pairing = pair(
-        predictions.image, category, predictions.scores,
-        truth.image, truth.category, len(truth.image_ids), limits[-1],
+    pairing = pair_up(truth, predictions, limits[-1], kept)
+    pairs = sides(pairing)
+    measured = {name: (similarity(*pairs), hidden) for name, (similarity, hidden) in levels.items()}
+    return judge(
+        truth, predictions, pairing, measured,
+        area=area, areas=areas, limits=limits, rules=rules, alarms_everywhere=alarms_everywhere,
     )  # fmt: skip
+
+
+def pair_up(truth: GroundTruth, predictions: Predictions, limit: int, kept: Bools | None = None) -> Pairing:
+    """All pairs of an evaluation; arguments as in `collect`."""
+    category = predictions.category if kept is None else np.where(kept, predictions.category, -1)
+    return pair(
+        predictions.image, category, predictions.scores,
+        truth.image, truth.category, len(truth.image_ids), limit,
+    )  # fmt: skip
+
+
+def sides(pairing: Pairing) -> tuple[Ints, Ints]:
+    """(Q,) indices in their files of the predictions and the annotations of all pairs."""
+    return pairing.predictions[pairing.pair_prediction], pairing.annotations[pairing.pair_annotation]
+
+
+def judge(
+    truth: GroundTruth,
+    predictions: Predictions,
+    pairing: Pairing,
+    measured: Mapping[str, tuple[Floats, Bools]],
+    *,
+    area: Floats,
+    areas: Sequence[str],
+    limits: Sequence[int],
+    rules: Rules,
+    alarms_everywhere: bool = True,
+    matcher: Matcher = match,
+) -> Evidence:
+    """Match and accumulate what was measured.
+
+    Args:
+        measured: by level, the similarities (Q,) of the pairs and the annotations (G,) not to be found.
+        matcher: called as `match` is.
+        area, areas, limits, alarms_everywhere: as in `collect`.
+    """
     ranges = [AREA_RANGES[name] for name in areas]
     order = pairing.annotations
     outside = outside_ranges(area[order], ranges)
     p_outside = outside_ranges(predictions.area[pairing.predictions], ranges)
     done = []
-    for name, (similarity, hidden) in levels.items():
-        values = similarity(pairing.predictions[pairing.pair_prediction], order[pairing.pair_annotation])
+    for name, (values, hidden) in measured.items():
         ignored = outside | hidden[order]
-        matches = match(pairing, values, ignored, truth.crowd[order], p_outside, THRESHOLDS)
+        matches = matcher(pairing, values, ignored, truth.crowd[order], p_outside, THRESHOLDS)
         if rules.lose_id_zero:
             _lose_id_zero(matches, truth.ids[order], p_outside)
+        if not alarms_everywhere:
+            _silence(matches, ignored, pairing)
         done.append(Level(name, values, ignored, matches))
     curves = accumulate(
         pairing,
@@ -149,6 +209,14 @@ def _lose_id_zero(matches: Matches, ids: Ints, outside: Bools) -> None:
         lost = matches.annotation == zero[0]
         matches.annotation[lost] = -1
         matches.ignored[lost & outside[:, None, :]] = True
+
+
+def _silence(matches: Matches, ignored: Bools, pairing: Pairing) -> None:
+    """exococotools' rule: where nobody is to be found in an image, its predictions count for nothing."""
+    groups = len(pairing.group_image)
+    for a, row in enumerate(ignored):
+        to_find = np.bincount(pairing.annotation_group[~row], minlength=groups)
+        matches.ignored[a][:, to_find[pairing.prediction_group] == 0] = True
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -173,9 +241,10 @@ class APReport:
     evidence: Evidence = field(repr=False)
 
     @property
-    def numbers(self) -> dict[str, float]:
-        """The named numbers in the task's order; -1 where there was nothing to find."""
-        return {name: float(getattr(self, name)) for name in self.names}
+    def numbers(self) -> dict[str, float | None]:
+        """The named numbers in the task's order: -1 where there was nothing to find, None where there is none."""
+        found = {name: getattr(self, name) for name in self.names}
+        return {name: None if v is None else float(v) for name, v in found.items()}
 
     def to_json(self) -> dict[str, object]:
         """The report as plain json: protocol, parameters, counts, numbers, version, sha256 of both inputs."""
@@ -197,7 +266,9 @@ class APReport:
         """The numbers as text, one a line."""
         width = max(len(n) for n in self.names)
         head = f"{self.task} ({self.protocol} protocol), {self.counts['images']} images"
-        lines = [f"  {n:<{width}} {'   -' if v < 0 else f'{v:.4f}'}" for n, v in self.numbers.items()]
+        lines = [
+            f"  {n:<{width}} {'   -' if v is None or v < 0 else f'{v:.4f}'}" for n, v in self.numbers.items()
+        ]
         return "\n".join([head, *lines, *(f"  note: {w}" for w in self.warnings)])
 
     def __str__(self) -> str:

@@ -1,61 +1,181 @@
-"""How alike a predicted and an annotated person are, for all pairs of an evaluation: OKS.
+"""How alike predicted and annotated people are, for all pairs of an evaluation: OKS and extended OKS.
 
-A similarity is a function of pairs (`evidence.Similarity`), made from the arrays of both files.
+`LevelOks` measures pairs at several visibility levels at once: a keypoint's similarity is the same at each, only
+the mean runs over other keypoints. With a `Windows` it is extended OKS (Ex-OKS, Purkrabek & Matas,
+"ProbPose", CVPR 2025): a keypoint out of its activation window has no place, and who says that it is out, or in,
+wrongly pays for the distance between point and window.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
-from bodyloop.eval.accumulate import EPS
 from bodyloop.eval.evidence import Similarity
+from bodyloop.eval.protocols import Distance
+from bodyloop.oks import kernel, variances
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
-PAIRS_AT_ONCE = 50_000  # bounds the memory of the distances: about 20 MB
+CELLS_AT_ONCE = 1_000_000  # keypoints of pairs: bounds the memory to some 8 MB an array
+OUT = 3  # the flag of a labelled keypoint out of its window
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """What extended OKS knows beside plain OKS.
+
+    Attributes:
+        corners: (G, 4) activation windows x1 y1 x2 y2, px.
+        said_in: (P, K) whether each prediction says that a keypoint lies in its window.
+        distance: to the window: to its border, or to the nearest of its corners (exococotools).
+    """
+
+    corners: Floats
+    said_in: Bools
+    distance: Distance
+
+    def squared(self, x: Floats, y: Floats, annotation: Ints) -> Floats:
+        """Squared distances of points (n,) or (n, K) to the windows of annotations (n,), px^2."""
+        x0, y0, x1, y1 = self.corners[annotation].T.reshape(4, -1, *[1] * (x.ndim - 1))
+        ax, ay = np.minimum(x - x0, x1 - x), np.minimum(y - y0, y1 - y)
+        if self.distance == "corner":
+            return np.asarray(ax**2 + ay**2)
+        inside = np.minimum(ax, ay)
+        outside = np.minimum(ax, 0) ** 2 + np.minimum(ay, 0) ** 2
+        return np.asarray(np.where(inside > 0, inside**2, outside))
+
+
+class LevelOks:
+    """(V, Q) similarities of Q pairs at V levels.
+
+    At each level: the mean of exp(-d^2 / (2 (2 sigma)^2 area)) over the annotation's keypoints of that level; for
+    an annotation without any (a crowd, unlabelled), d is the distance to its region and the mean runs over all K.
+
+    Args:
+        predicted: (P, K, 3+) x y; truth: (G, K, 3+) x y; flags: (G, K), > 0 for labelled.
+        regions: (G, 4) x1 y1 x2 y2 of annotations without keypoints.
+        area: (G,) px^2; sigmas: (K,).
+        levels: 0 for all labelled keypoints, else the flag whose keypoints count.
+        windows: makes it extended OKS.
+    """
+
+    def __init__(
+        self,
+        predicted: Floats,
+        truth: Floats,
+        flags: Floats,
+        regions: Floats,
+        area: Floats,
+        sigmas: Floats,
+        levels: Sequence[int] = (0,),
+        windows: Windows | None = None,
+    ) -> None:
+        self.x, self.y = (np.ascontiguousarray(predicted[..., i]) for i in (0, 1))
+        self.regions, self.area, self.windows = regions, area, windows
+        self.variance = variances(sigmas)
+        labelled = flags > 0
+        self.count = labelled.sum(axis=1)
+        self.columns = np.argsort(~labelled, axis=1, kind="stable")  # the labelled keypoints first, in order
+        self.truth_x, self.truth_y = (self._labelled_first(truth[..., i]) for i in (0, 1))
+        self.spread = self._labelled_first(np.broadcast_to(self.variance, flags.shape))
+        # per level: how many keypoints an annotation has there, and their places among the labelled ones
+        flags = self._labelled_first(flags)
+        there = [flags > 0 if v == 0 else flags == v for v in levels]
+        self.members = [(t.sum(axis=1), np.argsort(~t, axis=1, kind="stable")) for t in there]
+        if windows is not None:
+            everyone = np.arange(len(flags))
+            self.out = flags == OUT
+            missed = windows.squared(self.truth_x, self.truth_y, everyone)
+            self.said_out = np.where(self.out, 0, missed)  # squared distances where the prediction says "out"
+
+    def _labelled_first(self, values: Floats) -> Floats:
+        return np.take_along_axis(values, self.columns, axis=1)
+
+    def __call__(self, p: Ints, g: Ints) -> Floats:
+        out = np.empty((len(self.members), len(p)))
+        k = max(self.x.shape[1], 1)
+        for start in range(0, len(p), max(1, CELLS_AT_ONCE // k)):
+            at = slice(start, start + max(1, CELLS_AT_ONCE // k))
+            self._measure(p[at], g[at], out[:, at])
+        return out
+
+    def _measure(self, p: Ints, g: Ints, out: Floats) -> None:
+        terms, first = self._terms(p, g)
+        bare = np.zeros(len(p), bool)
+        for counts, _ in self.members:
+            bare |= counts[g] == 0
+        q = np.flatnonzero(bare)
+        region = np.zeros(len(p))
+        region[q] = self._to_region(p[q], g[q])
+        for row, (counts, places) in zip(out, self.members, strict=True):
+            for n, q in _by_count(counts[g]):
+                if n == 0:
+                    row[q] = region[q]
+                else:
+                    row[q] = terms[first[q, None] + places[g[q], :n]].sum(axis=1) / n
+
+    def _terms(self, p: Ints, g: Ints) -> tuple[Floats, Ints]:
+        """Similarities of the labelled keypoints of all pairs in one row, and where each pair's begin.
+
+        One count of labelled keypoints at a time: no work on unlabelled ones, and numpy then adds exactly the
+        numbers that pycocotools adds, in its order, so that the last bit is the same.
+        """
+        counts = self.count[g]
+        first = np.cumsum(counts) - counts
+        terms = np.empty(int(counts.sum()))
+        for n, q in _by_count(counts):
+            if n:
+                terms[first[q, None] + np.arange(n)] = self._block(p[q], g[q], n)
+        return terms, first
+
+    def _block(self, p: Ints, g: Ints, n: int) -> Floats:
+        """(m, n) similarities of the n labelled keypoints of m pairs."""
+        k = self.x.shape[1]
+        cell = (p * k)[:, None] + self.columns[:, :n].take(g, axis=0)
+        x, y = self.x.ravel().take(cell), self.y.ravel().take(cell)
+        squared = (x - self.truth_x[:, :n].take(g, axis=0)) ** 2
+        squared += (y - self.truth_y[:, :n].take(g, axis=0)) ** 2
+        if self.windows is not None:
+            said_in = self.windows.said_in.ravel().take(cell)
+            squared = np.where(said_in, squared, self.said_out[:, :n].take(g, axis=0))
+            i, j = np.nonzero(said_in & self.out[:, :n].take(g, axis=0))
+            squared[i, j] = self.windows.squared(x[i, j], y[i, j], g[i])
+        return kernel(squared, self.spread[:, :n].take(g, axis=0), self.area[g, None])
+
+    def _to_region(self, p: Ints, g: Ints) -> Floats:
+        """(m,) similarities to regions: all keypoints, by their distances from the region, 0 inside."""
+        x, y = self.x.take(p, axis=0), self.y.take(p, axis=0)
+        x0, y0, x1, y1 = self.regions[g].T[..., None]
+        dx = np.maximum(0, x0 - x) + np.maximum(0, x - x1)
+        dy = np.maximum(0, y0 - y) + np.maximum(0, y - y1)
+        return np.asarray(kernel(dx**2 + dy**2, self.variance, self.area[g, None]).sum(axis=1) / x.shape[1])
+
+
+def _by_count(counts: Ints) -> Iterator[tuple[int, Ints]]:
+    """Each count that occurs, with the positions where it does."""
+    order = np.argsort(counts, kind="stable")
+    values, start = np.unique(counts[order], return_index=True)
+    for n, at in zip(values, np.split(order, start[1:]), strict=True):
+        yield int(n), at
+
+
+def tripled(boxes: Floats) -> Floats:
+    """Boxes (G, 4) x y w h grown to three times their size, as x1 y1 x2 y2: COCO's region of a crowd."""
+    low, size = boxes[:, :2], boxes[:, 2:]
+    return np.concatenate([low - size, low + size * 2], axis=1)
 
 
 def oks_of_pairs(predicted: Floats, truth: Floats, boxes: Floats, area: Floats, sigmas: Floats) -> Similarity:
-    """Object keypoint similarity as a function of pairs.
+    """Plain object keypoint similarity as a function of pairs.
 
     Args:
         predicted: (P, K, 3), truth: (G, K, 3) with flags; boxes: (G, 4) x y w h; area: (G,); sigmas: (K,).
-
-    For an annotation with labelled keypoints, the mean of exp(-d^2 / (2 (2 sigma)^2 area)) over them; for one
-    without (a crowd), d is the distance to its box grown to three times its size, over all keypoints.
     """
-    variance = (sigmas * 2) ** 2
-    labelled = truth[..., 2] > 0
-    count = labelled.sum(axis=1)
-    columns = np.argsort(~labelled, axis=1, kind="stable")  # the labelled keypoints first
-    x0, y0 = boxes[:, 0] - boxes[:, 2], boxes[:, 1] - boxes[:, 3]
-    x1, y1 = boxes[:, 0] + boxes[:, 2] * 2, boxes[:, 1] + boxes[:, 3] * 2
-
-    def distances(p: Ints, g: Ints, n: int) -> tuple[Floats, Floats, Floats]:
-        if n == 0:
-            x, y = predicted[p, :, 0], predicted[p, :, 1]
-            dx = np.maximum(0, x0[g, None] - x) + np.maximum(0, x - x1[g, None])
-            dy = np.maximum(0, y0[g, None] - y) + np.maximum(0, y - y1[g, None])
-            return dx, dy, np.broadcast_to(variance, dx.shape)
-        k = columns[g, :n]
-        d = predicted[p[:, None], k, :2] - truth[g[:, None], k, :2]
-        return d[..., 0], d[..., 1], variance[k]
-
-    def similarity(p: Ints, g: Ints) -> Floats:
-        out = np.empty(len(p))
-        by_count = np.argsort(count[g], kind="stable")
-        # one count of labelled keypoints at a time: no work on unlabelled ones, and numpy then adds exactly
-        # the numbers that pycocotools adds, in its order, so that the last bit is the same
-        for n in np.unique(count[g]):
-            low, high = np.searchsorted(count[g[by_count]], [n, n + 1])
-            for start in range(low, high, PAIRS_AT_ONCE):
-                q = by_count[start : min(start + PAIRS_AT_ONCE, high)]
-                dx, dy, var = distances(p[q], g[q], int(n))
-                with np.errstate(over="ignore"):
-                    e = (dx**2 + dy**2) / var / (area[g[q]] + EPS)[:, None] / 2
-                    out[q] = np.exp(-e).sum(axis=1) / e.shape[1]
-        return out
-
-    return similarity
+    measure = LevelOks(predicted, truth, truth[..., 2], tripled(boxes), area, sigmas)
+    return lambda p, g: measure(p, g)[0]
