@@ -10,6 +10,7 @@ Three ways; reports name the one that was taken:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Literal
 
 import numpy as np
@@ -17,7 +18,14 @@ import numpy.typing as npt
 
 from bodyloop.errors import ConfigError, InputError
 from bodyloop.eval.keypoints import evaluate_keypoints
-from bodyloop.eval.reading import GroundTruth, Predictions
+from bodyloop.eval.reading import (
+    GroundTruth,
+    Predictions,
+    ResultSource,
+    Source,
+    read_ground_truth,
+    read_predictions,
+)
 from bodyloop.skeletons import Skeleton
 
 Ints = npt.NDArray[np.int64]
@@ -49,6 +57,65 @@ class Assigned:
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FilesReport:
+    """Base of the reports about single keypoints of COCO files.
+
+    Attributes:
+        truth, predictions: the files.
+        assigned: which prediction was judged against which person, and how that was found.
+        warnings: what is odd about the files.
+    """
+
+    truth: GroundTruth
+    predictions: Predictions
+    assigned: Assigned
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images, persons with labels, predictions, and predictions that have a person."""
+        return {
+            "images": len(self.truth.image_ids),
+            "persons": self.assigned.persons,
+            "predictions": len(self.predictions),
+            "paired": len(self.assigned.prediction),
+        }
+
+    def head(self, task: str) -> dict[str, object]:
+        """What the json of every report starts with."""
+        return {
+            "task": task,
+            "pairing": self.assigned.how,
+            "counts": self.counts,
+            "warnings": list(self.warnings),
+            "version": version("bodyloop"),
+            "sha256": {"ground_truth": self.truth.digest, "predictions": self.predictions.digest},
+        }
+
+    def lines(self, task: str, *sections: str) -> str:
+        """A table: a heading with counts and pairing, sections, warnings."""
+        n = self.counts
+        head = f"{task}: {n['paired']} of {n['persons']} persons, {n['images']} images; {self.assigned.how}"
+        return "\n".join([head, *sections, *(f"  note: {w}" for w in self.warnings)])
+
+
+def read_both(
+    ground_truth: Source | GroundTruth, results: ResultSource | Predictions, keypoints: int | None = None
+) -> tuple[GroundTruth, Predictions]:
+    """Both files with K keypoints (None: as many as the ground truth names); what is read already, as it is."""
+    truth, found = ground_truth, results
+    if not isinstance(truth, GroundTruth):
+        if keypoints is None:
+            keypoints = len(read_ground_truth(truth, need_area=False).keypoint_names) or None
+        truth = read_ground_truth(truth, keypoints=keypoints, need_area=False)
+    if truth.keypoints is None:
+        raise InputError(f"{truth.origin}: no names of keypoints in its categories, and none were asked for")
+    if not isinstance(found, Predictions):
+        found = read_predictions(found, truth, keypoints=truth.keypoints.shape[1])
+    return truth, found
+
+
 def assign(
     truth: GroundTruth,
     predictions: Predictions,
@@ -78,7 +145,7 @@ def assign(
         if how == "id":
             raise InputError(f"pairing by annotation id: {misfit}")
         notes = () if predictions.annotation_ids is None else (f"not paired by id: {misfit}",)
-    if "score" in (how, otherwise) and how != "oks":
+    if (otherwise if how == "auto" else how) == "score":
         return _by_score(truth, predictions, people, notes)
     return _by_oks(truth, predictions, people, sigmas, notes)
 

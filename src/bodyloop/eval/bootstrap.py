@@ -11,6 +11,7 @@ predictions of one image have equal scores.)
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -38,9 +39,9 @@ class Interval:
     level: float = 0.95
     resamples: int = RESAMPLES
 
-    def to_json(self) -> dict[str, float]:
-        """Fields by name."""
-        return asdict(self)
+    def to_json(self) -> dict[str, float | None]:
+        """Fields by name; what has no value is null."""
+        return plain(asdict(self))
 
     def __str__(self) -> str:
         return f"{self.value:.4f} ({self.level:.0%}: {self.low:.4f} to {self.high:.4f})"
@@ -61,13 +62,18 @@ class Difference:
     level: float = 0.95
     resamples: int = RESAMPLES
 
-    def to_json(self) -> dict[str, float]:
-        """Fields by name."""
-        return asdict(self)
+    def to_json(self) -> dict[str, float | None]:
+        """Fields by name; what has no value is null."""
+        return plain(asdict(self))
 
     def __str__(self) -> str:
         span = f"{self.level:.0%}: {self.low:+.4f} to {self.high:+.4f}"
         return f"{self.value:+.4f} ({span}, p = {self.p_value:.3g})"
+
+
+def plain(numbers: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Numbers for json: None for NaN."""
+    return {k: v if v is not None and np.isfinite(v) else None for k, v in numbers.items()}
 
 
 def draw(images: int, rng: np.random.Generator, resamples: int = RESAMPLES) -> Floats:
@@ -96,6 +102,13 @@ def difference(a: float, b: float, a_samples: Floats, b_samples: Floats, level: 
     tail = min(np.count_nonzero(d <= 0), np.count_nonzero(d >= 0))
     p = min(1.0, 2 * (tail + 1) / (len(d) + 1))
     return Difference(a - b, float(low), float(high), float(p), level, len(d))
+
+
+def shown(value: float | None, interval: Interval | None = None) -> str:
+    """A number with its interval, as far as there is either, for tables."""
+    if value is None or not np.isfinite(value):
+        return "-"
+    return f"{value:.4f}" if interval is None else str(interval)
 
 
 def ap_samples(
@@ -196,3 +209,16 @@ def ratio_samples(numerator: Floats, denominator: Floats, weights: Floats) -> Fl
     out = np.full(len(weights), np.nan)
     np.divide(share.sum(axis=1), columns, out=out, where=columns > 0)
     return out
+
+
+def sums(values: npt.NDArray[np.generic], image: Ints, weights: Floats) -> Floats:
+    """Weighted sums (R, ...) of values (n, ...) by resample; image: (n,) index of each one's image."""
+    per_image = np.zeros((weights.shape[1], *values.shape[1:]))
+    np.add.at(per_image, image, values)
+    return weights @ per_image
+
+
+def mean_samples(values: npt.NDArray[np.generic], image: Ints, weights: Floats) -> Floats:
+    """Mean of values (n,) in each resample (R,), NaN where it is empty."""
+    with np.errstate(invalid="ignore"):
+        return sums(values, image, weights) / sums(np.ones(len(values)), image, weights)

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bodyloop.errors import InputError
+from bodyloop.eval.bootstrap import plain, sums
 from bodyloop.geometry import Crop
 
 Floats = npt.NDArray[np.float64]
@@ -113,25 +114,19 @@ class MapCalibration:
             image: (N,) index of each map's image.
             weights: (R, I) how often each image is drawn.
         """
-        shape = weights.shape[1], len(self.levels)
-        covered, count = np.zeros(shape), np.bincount(image, minlength=shape[0]).astype(np.float64)
-        np.add.at(covered, image, self.covered)
-        total = (weights @ count)[:, None]
-        share = np.divide(
-            weights @ covered, total, out=np.full((len(weights), shape[1]), np.nan), where=total > 0
-        )
+        count = sums(np.ones(len(self)), image, weights)[:, None]
+        with np.errstate(invalid="ignore"):
+            share = sums(self.covered, image, weights) / count
         return np.asarray(np.abs(share - self.levels).mean(axis=1))
 
     def to_json(self) -> dict[str, object]:
         """Plain json: the curve, the error, the sizes."""
+        curves = {"coverage": self.coverage, "region_cells": self.region_cells}
         return {
             "maps": len(self),
             "levels": self.levels.tolist(),
-            "coverage": self.coverage.tolist(),
-            "error": self.error,
-            "region_cells": self.region_cells.tolist(),
-            "nll": self.nll,
-            "beyond": self.beyond,
+            **{k: v.tolist() if len(self) else None for k, v in curves.items()},
+            **plain({"error": self.error, "nll": self.nll, "beyond": self.beyond}),
         }
 
 
