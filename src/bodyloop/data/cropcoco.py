@@ -5,29 +5,28 @@ boxes, masks and keypoints follow. Coordinates of keypoints stay true even where
 picture; their flags say what can be asked of a model: 2 visible, 1 hidden or outside the picture but inside
 the activation window of the (clipped) box, 3 outside that window, 0 unlabelled.
 
-The published CropCOCO was made by its authors; this follows the same idea by a procedure of our own. Cutting
-the photos is a function of its own, so that a caller who has the photos in memory writes nothing.
+The published CropCOCO was made by its authors; this follows the same idea by a procedure of our own. All here
+is in memory; `cropcoco_folder` writes a set with its photos to disk.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from bodyloop.errors import FileError, InputError
+from bodyloop.errors import InputError
 from bodyloop.geometry import PADDING, activation_windows, padding_to_contain
 from bodyloop.masks import Masks
 
 Record = Mapping[str, Any]  # one json object of a COCO file
+Cut: TypeAlias = "tuple[dict[str, Any], list[dict[str, Any]]]"  # an image and its annotations
 Floats = npt.NDArray[np.float64]
 
 SHARE = (0.45, 0.9)  # of each side of the image that a crop keeps
@@ -54,7 +53,8 @@ class CropSet:
     Attributes:
         document: COCO layout; images carry ``crop`` (rectangle and full size), annotations ``bbox_amodal``
             and ``pad_to_contain``.
-        statistics: images taken and skipped, persons kept and dropped, keypoints per flag, all and by image.
+        statistics: images taken and skipped, annotations kept and dropped, keypoints per flag: all, of them
+            outside the picture, by keypoint's name, by image id.
     """
 
     document: dict[str, Any]
@@ -62,7 +62,12 @@ class CropSet:
 
     def to_bytes(self) -> bytes:
         """The json file: the same bytes for the same input, seed and version."""
-        return (json.dumps(self.document, separators=(",", ":")) + "\n").encode()
+        return to_bytes(self.document)
+
+
+def to_bytes(document: Record) -> bytes:
+    """A document as a json file; the same bytes for the same content."""
+    return (json.dumps(document, separators=(",", ":")) + "\n").encode()
 
 
 def build(annotations: Record, seed: int = 0, *, padding: float = PADDING) -> CropSet:
@@ -76,6 +81,18 @@ def build(annotations: Record, seed: int = 0, *, padding: float = PADDING) -> Cr
     Raises:
         InputError: a malformed file; the message names the annotation and the field.
     """
+    crops = [
+        crop_image_annotations(image, mine, seed, padding=padding) for image, mine in by_image(annotations)
+    ]
+    return assemble(annotations, crops, seed, padding=padding)
+
+
+def by_image(annotations: Record) -> list[tuple[Record, list[Record]]]:
+    """Each image of a COCO file with its annotations, in file order.
+
+    Raises:
+        InputError: lists that are missing, ids that are no whole numbers, annotations of unknown images.
+    """
     for key in ("images", "annotations", "categories"):
         if not isinstance(annotations.get(key), Sequence):
             raise InputError(f"CropCOCO: the annotation file has no list {key!r}")
@@ -88,36 +105,68 @@ def build(annotations: Record, seed: int = 0, *, padding: float = PADDING) -> Cr
         raise InputError(
             f"CropCOCO: annotation id {a.get('id')} is of an image {min(strange)} that is not there"
         )
-    images: list[dict[str, Any]] = []
-    people: list[dict[str, Any]] = []
-    per_image: dict[str, dict[str, int]] = {}
-    before = 0
-    for image in annotations["images"]:
-        mine = of_image.get(_field(image, "id"), [])
-        cut = crop_image_annotations(image, mine, seed, padding=padding)
-        if cut is None:
-            continue
-        before += len(mine)
-        images.append(cut[0])
-        people += cut[1]
-        per_image[str(image["id"])] = _flag_counts(cut[1])
+    return [(image, of_image.get(_field(image, "id"), [])) for image in annotations["images"]]
+
+
+def assemble(
+    annotations: Record, crops: Sequence[Cut | None], seed: int, *, padding: float = PADDING
+) -> CropSet:
+    """The set of crops that were made of a file's images.
+
+    Args:
+        annotations: the file that was cropped.
+        crops: what `crop_image_annotations` gave for each image of `by_image`.
+    """
+    taken = [c for c in crops if c is not None]
+    people = [a for _, mine in taken for a in mine]
+    kept = {image["id"] for image, _ in taken}
     statistics = {
-        "images": len(images),
-        "skipped": len(annotations["images"]) - len(images),
+        "images": len(taken),
+        "skipped": len(crops) - len(taken),
         "annotations": len(people),
-        "dropped": before - len(people),
+        "dropped": sum(a["image_id"] in kept for a in annotations["annotations"]) - len(people),
         "flags": _flag_counts(people),
-        "flags_per_image": per_image,
+        "flags_outside_picture": _outside_counts(taken),
+        "flags_per_keypoint": _keypoint_counts(annotations["categories"], people),
+        "flags_per_image": {str(image["id"]): _flag_counts(mine) for image, mine in taken},
     }
     info = dict(annotations.get("info") or {})
     info["cropcoco"] = {"seed": seed, "padding": padding, "procedure": PROCEDURE, "statistics": statistics}
     rest = {k: v for k, v in annotations.items() if k not in ("info", "images", "annotations")}
+    images = [image for image, _ in taken]
     return CropSet({"info": info, **rest, "images": images, "annotations": people}, statistics)
+
+
+def coco_twin(document: Record) -> dict[str, Any]:
+    """The set for tools that know only COCO's flags: what lies outside its window is unlabelled.
+
+    Such tools take a flag of 3 for an ordinary label and would ask for points that no window holds. Here it is
+    0, 0, 0 and not counted in ``num_keypoints``, so that persons with nothing in their window are ignored. (The
+    plain runs of the public Ex-OKS evaluator do the same.) Fields that COCO does not have are left out.
+
+    Args:
+        document: of a `CropSet`; it stays as it is.
+    """
+    people = []
+    for a in document["annotations"]:
+        new = {"iscrowd": 0} | {k: v for k, v in a.items() if k not in ("bbox_amodal", "pad_to_contain")}
+        if "keypoints" in a:
+            flat = list(a["keypoints"])
+            for k in range(2, len(flat), 3):
+                if flat[k] == 3:
+                    flat[k - 2 : k + 1] = 0, 0, 0
+            new["keypoints"] = flat
+            new["num_keypoints"] = sum(v > 0 for v in flat[2::3])
+        people.append(new)
+    images = [{k: v for k, v in image.items() if k != "crop"} for image in document["images"]]
+    made = {k: v for k, v in document["info"]["cropcoco"].items() if k != "statistics"}
+    info = dict(document["info"]) | {"cropcoco": made | {"outside_window": "unlabelled"}}
+    return dict(document) | {"info": info, "images": images, "annotations": people}
 
 
 def crop_image_annotations(
     image: Record, annotations: Sequence[Record], seed: int, *, padding: float = PADDING
-) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
+) -> Cut | None:
     """Choose the crop of one image and cut its annotations; None if no crop is accepted.
 
     Args:
@@ -154,7 +203,7 @@ def choose_rectangle(image: Record, annotations: Sequence[Record], seed: int) ->
 
 def cut_annotations(
     image: Record, annotations: Sequence[Record], rectangle: Rectangle, *, padding: float = PADDING
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+) -> Cut:
     """An image and its annotations as they are in a rectangle of it.
 
     Persons of whose box less than 5 % or less than a pixel is left are dropped. Box and mask are cut (the
@@ -205,40 +254,6 @@ def cut_image(pixels: npt.NDArray[np.uint8], image: Record) -> npt.NDArray[np.ui
     return pixels[c["y"] : c["y"] + c["height"], c["x"] : c["x"] + c["width"]]
 
 
-def write_images(
-    document: Record, images: str | os.PathLike[str], out: str | os.PathLike[str], *, quality: int = 95
-) -> int:
-    """Cut the photos of a cropped document and write them as JPEG files of the same names.
-
-    Args:
-        document: of a `CropSet`; images, out: folders; quality: of the JPEG files.
-    Returns: how many were written (existing files stay as they are).
-
-    Raises:
-        FileError: a photo cannot be read or written. InputError: a photo of another size.
-    """
-    import cv2
-
-    from bodyloop.images import read
-
-    target = Path(out)
-    target.mkdir(parents=True, exist_ok=True)
-    written = 0
-    for image in document["images"]:
-        path = target / Path(image["file_name"]).name
-        if path.exists():
-            continue
-        pixels = cut_image(read(Path(images) / image["file_name"], orient=False).pixels, image)
-        done, data = cv2.imencode(".jpg", pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-        if not done:
-            raise FileError(f"{path}: the cut photo cannot be encoded as JPEG")
-        part = path.with_suffix(path.suffix + ".part")
-        part.write_bytes(data.tobytes())
-        part.replace(path)
-        written += 1
-    return written
-
-
 # ------------------------------------------------------------------ one annotation
 
 
@@ -264,7 +279,7 @@ def _cut_mask(new: dict[str, Any], old: Record, size: tuple[int, int], r: Rectan
         return
     if not segmentation:
         if "area" in old:
-            new["area"] = old["area"] * share
+            new["area"] = _area(old) * share
         return
     try:
         mask = Masks.from_any([segmentation], size)
@@ -340,6 +355,15 @@ def _box(annotation: Record) -> list[float]:
     return list(box)
 
 
+def _area(annotation: Record) -> float:
+    area = annotation["area"]
+    if not isinstance(area, int | float) or not math.isfinite(area):
+        raise InputError(
+            f"annotation id {annotation.get('id')}: field 'area' must be a number of px, got {area!r}"
+        )
+    return area
+
+
 def _size(image: Record) -> tuple[int, int]:
     w, h = _field(image, "width"), _field(image, "height")
     if w < 1 or h < 1:
@@ -349,7 +373,7 @@ def _size(image: Record) -> tuple[int, int]:
 
 def _field(record: Record, key: str) -> int:
     value = record.get(key) if isinstance(record, Mapping) else None
-    if not isinstance(value, int | float) or value != int(value):
+    if not isinstance(value, int | float) or not math.isfinite(value) or value != int(value):
         raise InputError(f"image or annotation {_short(record)}: field {key!r} must be a whole number")
     return int(value)
 
@@ -358,8 +382,32 @@ def _short(record: object) -> str:
     return str(record.get("id")) if isinstance(record, Mapping) else repr(record)[:40]
 
 
-def _flag_counts(people: Sequence[Record]) -> dict[str, int]:
-    counts: Counter[int] = Counter()
-    for a in people:
-        counts.update(int(v) for v in a.get("keypoints", [])[2::3])
+# ------------------------------------------------------------------ statistics
+
+
+def _flag_counts(people: Iterable[Record]) -> dict[str, int]:
+    return _counted(int(v) for a in people for v in a.get("keypoints", [])[2::3])
+
+
+def _counted(flags: Iterable[int]) -> dict[str, int]:
+    counts = Counter(flags)
     return {str(flag): counts[flag] for flag in range(4)}
+
+
+def _outside_counts(taken: Iterable[Cut]) -> dict[str, int]:
+    """Flags of the labelled keypoints that lie outside their picture: 1 where the window holds them, or 3."""
+    found: list[int] = []
+    for image, mine in taken:
+        whole = Rectangle(0, 0, image["width"], image["height"])
+        for a in mine:
+            points = _points(a)
+            out = ~_inside(points[:, :2], whole) & (points[:, 2] > 0)
+            found += points[out, 2].astype(int).tolist()
+    return _counted(found)
+
+
+def _keypoint_counts(categories: Sequence[Record], people: Iterable[Record]) -> dict[str, dict[str, int]]:
+    """Flags by the names of the first category that has keypoints."""
+    names: Sequence[object] = next((c["keypoints"] for c in categories if c.get("keypoints")), [])
+    flags = [a["keypoints"][2::3] for a in people if len(a.get("keypoints", ())) == 3 * len(names)]
+    return {str(name): _counted(int(f[k]) for f in flags) for k, name in enumerate(names)}

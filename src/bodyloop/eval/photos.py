@@ -18,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bodyloop.data.cropcoco import CropSet, cut_image
+from bodyloop.data.cropcoco_folder import PREFIX, photo_folder, read_labelled
 from bodyloop.errors import FileError, InputError
 from bodyloop.eval.reading import load_json, read_ground_truth
-from bodyloop.images import Image, read
+from bodyloop.images import Image
 from bodyloop.people import People
 from bodyloop.skeletons import Skeleton
 
@@ -66,7 +67,7 @@ class PhotoSet:
     def open(
         cls, annotations: str | os.PathLike[str], images: str | os.PathLike[str] | None = None
     ) -> PhotoSet:
-        """Open a COCO keypoint file; photos are in ``images`` beside it unless said otherwise.
+        """Open a COCO keypoint file; photos are in its `photo_folder` unless said otherwise.
 
         Raises:
             FileError: the file cannot be read. InputError: it is not a COCO keypoint file.
@@ -75,7 +76,7 @@ class PhotoSet:
         document, _ = load_json(path)
         names = _keypoint_names(document, str(path))
         read_ground_truth(document, keypoints=len(names) or None, need_area=False, origin=str(path))
-        folder = path.parent / "images" if images is None else Path(images)
+        folder = photo_folder(path) if images is None else Path(images)
         return cls(document, folder, str(path), names)
 
     def cropped(self, crops: CropSet) -> PhotoSet:
@@ -94,22 +95,18 @@ class PhotoSet:
         return replace(self, document=document, origin=f"{self.origin}, first {len(images)} photos")
 
     def photo(self, record: Record) -> Image:
-        """The photo of an image record, cut if the record says so.
+        """The photo of an image record, cut if the record says so and the file is not.
 
         Raises:
             FileError: it cannot be read. InputError: it is not of the annotated size.
         """
         path = self.folder / str(record.get("file_name", ""))
         crop = record.get("crop")
-        size = record["width"], record["height"]
+        sizes = [(record["width"], record["height"])]
         if isinstance(crop, Mapping):
-            size = crop["full_width"], crop["full_height"]
-        image = read(path, orient=False, id=record["id"])
-        if image.size != size:
-            image = read(path, id=record["id"])  # labelled on the picture as it is looked at
-        if image.size != size:
-            raise InputError(f"{path}: {image.size} px, but {self.origin} has labels for {size}")
-        if not isinstance(crop, Mapping):
+            sizes.append((crop["full_width"], crop["full_height"]))
+        image = read_labelled(path, sizes, record["id"])
+        if image.size == sizes[0]:
             return image
         return Image(cut_image(image.pixels, record), image.path, record["id"])
 
@@ -231,6 +228,9 @@ def _keypoint_names(document: object, origin: str) -> tuple[str, ...]:
 def find_sets(data: str | os.PathLike[str], split: str) -> list[Path]:
     """The annotation files meant by a path: a json file, a folder with ``<split>.json``, or a folder of such.
 
+    A folder in the layout of COCO and CropCOCO has ``annotations/person_keypoints_<split>.json``; if it has but
+    one such file, that is meant whatever the split.
+
     Raises:
         FileError: there is none.
     """
@@ -238,6 +238,11 @@ def find_sets(data: str | os.PathLike[str], split: str) -> list[Path]:
     if path.is_file():
         return [path]
     found = [p for p in (path / f"{split}.json", *sorted(path.glob(f"*/{split}.json"))) if p.is_file()]
+    layout = sorted((path / "annotations").glob(f"{PREFIX}*.json"))
+    found = found or [p for p in layout if p.stem == f"{PREFIX}{split}"] or layout
     if not found:
         raise FileError(f"{path}: no annotation file {split}.json here or one folder below")
+    if found == layout and len(found) > 1:
+        splits = ", ".join(p.stem.removeprefix(PREFIX) for p in found)
+        raise FileError(f"{path}: has no {split!r}, but {splits}; name one as the split")
     return found
