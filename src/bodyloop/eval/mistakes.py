@@ -54,7 +54,8 @@ class Mistakes:
         similarity: (M, K) of each keypoint to its labelled place, NaN where nothing is labelled.
         distance: (M, K) px from the labelled place over the root of the person's area, NaN likewise.
         kind: (M, K) index into `KINDS`, -1 where nothing is labelled.
-        alarms: (F,) predictions that match nobody; missed: (U,) people whom nothing matches.
+        alarms: (F,) predictions that match nobody, neither at OKS 0.1 nor at a threshold of the AP.
+        missed: (U,) people whom nothing matches, likewise.
     """
 
     skeleton: Skeleton
@@ -124,7 +125,7 @@ def diagnose(evidence: Evidence, skeleton: Skeleton, *, labelled: Bools | None =
     if truth.keypoints is None or predictions.keypoints is None or truth.keypoints.shape[1] != len(skeleton):
         raise InputError(f"{truth.origin}: kinds of mistakes need files read with {len(skeleton)} keypoints")
     known = truth.keypoints[..., 2] > 0 if labelled is None else labelled
-    found = find(evidence)
+    found, matched = find(evidence), _ever_matched(evidence)
     p, g = found.prediction, found.annotation
     at, place, area = predictions.keypoints[p, :, :2], truth.keypoints[..., :2], areas(evidence)
     ks = np.where(known[g], keypoint_similarity(at, place[g], area[g], skeleton.sigma_array), np.nan)
@@ -147,9 +148,18 @@ def diagnose(evidence: Evidence, skeleton: Skeleton, *, labelled: Bools | None =
         similarity=ks,
         distance=np.where(known[g], away, np.nan),
         kind=kind.astype(np.int64),
-        alarms=found.alarms,
-        missed=found.missed,
+        alarms=np.setdiff1d(found.alarms, matched[0]),
+        missed=np.setdiff1d(found.missed, matched[1]),
     )
+
+
+def _ever_matched(evidence: Evidence) -> tuple[Ints, Ints]:
+    """Predictions and annotations that some threshold matches: a worse prediction of higher score may have
+    taken the person at OKS 0.1."""
+    matched = evidence.levels[0].matches.annotation[evidence.areas.index("all")]
+    p = np.flatnonzero((matched >= 0).any(axis=0))
+    g = np.unique(matched[matched >= 0])
+    return evidence.pairing.predictions[p], evidence.pairing.annotations[g]
 
 
 def _of_others(
@@ -186,8 +196,8 @@ def repairs(evidence: Evidence, mistakes: Mistakes, judge: Judge) -> dict[str, f
 
     Returns: by name of `REPAIRS`. "jitter" ... "miss": the keypoints of that kind lie where they are labelled
     ("all keypoints": those of all four). "scores": predictions are ranked by how similar they are to the
-    person they resemble most. "false alarms": without the predictions that match nobody at OKS 0.1. "missed
-    people": without the people whom nothing matches at OKS 0.1.
+    person they resemble most. "false alarms": without the predictions that match nobody. "missed people":
+    without the people whom nothing matches.
     """
     truth, predictions = evidence.truth, evidence.predictions
     assert truth.keypoints is not None and predictions.keypoints is not None
