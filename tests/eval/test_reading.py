@@ -81,7 +81,7 @@ PREDICTIONS: dict[str, tuple[Change, str]] = {
     "too many": (lambda p: p["keypoints"].append(0), "51 finite numbers, got 52"),
     "NaN": (lambda p: p["keypoints"].__setitem__(0, float("nan")), "number 1: field 'keypoints'.*NaN"),
     "null": (lambda p: p["keypoints"].__setitem__(0, None), "number 1: field 'keypoints'"),
-    "box": (lambda p: p.update(bbox=[1, 2]), "number 1 has field 'bbox'"),
+    "box": (lambda p: p.update(bbox=[1, 2, 3, 4]), "number 1 has field 'bbox'"),
 }
 
 

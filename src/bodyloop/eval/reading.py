@@ -1,8 +1,8 @@
 """COCO files as arrays: ground truth and predictions, checked once, then never looked at as dicts again.
 
 Evaluation spends most of its time in Python's dicts unless every field becomes one array per file; that is
-what happens here. All checks are done on whole arrays; only when one fails is the file walked entry by entry,
-to name the file, the annotation and the field in the error.
+what happens here, piece by piece where the file is long (`records`). Checks are made on whole arrays, and
+name the file, the annotation or prediction, the field and what to do when one fails.
 
 Rules of reading (areas, which image ids are allowed, file formats) are those of pycocotools where nothing
 else is said; what is done with the numbers is left to the tasks (`keypoints`, `boxes`).
@@ -10,25 +10,54 @@ else is said; what is done with the numbers is left to the tasks (`keypoints`, `
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bodyloop.errors import FileError, InputError
+from bodyloop.errors import InputError
+from bodyloop.eval.records import (
+    Floats,
+    Ints,
+    Record,
+    check_objects,
+    find,
+    integers,
+    load_json,
+    look_up,
+    name_of,
+    numbers,
+    records_of,
+    refuse_duplicates,
+    sha256,
+    short,
+    stream_json,
+    truths,
+    uncollected,
+)
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Record = Mapping[str, Any]  # one json object of a file: anything may stand in it
+__all__ = [
+    "GroundTruth",
+    "Predictions",
+    "Record",
+    "ResultSource",
+    "Source",
+    "integers",
+    "load_json",
+    "numbers",
+    "read_ground_truth",
+    "read_predictions",
+    "records_of",
+]
+
 Source = str | os.PathLike[str] | Mapping[str, Any]
 ResultSource = str | os.PathLike[str] | Sequence[Mapping[str, Any]]
+
+SIDES = ("presence", "visibility", "quality", "keypoint_presence", "keypoint_visibility", "keypoint_quality")
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,36 +134,7 @@ class Predictions:
         return len(self.scores)
 
 
-def load_json(path: str | os.PathLike[str]) -> tuple[Any, str]:
-    """A json file (gzip if it ends in .gz) and the sha256 of its bytes as they are on disk.
-
-    Raises:
-        FileError: missing, unreadable, truncated or not json.
-    """
-    p = Path(path)
-    try:
-        raw = p.read_bytes()
-        data = gzip.decompress(raw) if p.suffix == ".gz" else raw
-    except (OSError, EOFError) as e:
-        raise FileError(f"{p}: cannot be read: {e}") from e
-    digest = hashlib.sha256(raw).hexdigest()
-    try:
-        return _parse(data), digest
-    except (ValueError, RecursionError) as e:
-        raise FileError(f"{p}: not valid json ({e}); is the file complete?") from e
-
-
-def _parse(data: bytes) -> Any:
-    try:
-        import orjson  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        return json.loads(data)
-    try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return json.loads(data)  # accepts NaN, which is then refused with the annotation's name
-
-
+@uncollected()
 def read_ground_truth(
     source: Source, *, keypoints: int | None = None, need_area: bool = True, origin: str = "ground truth"
 ) -> GroundTruth:
@@ -159,45 +159,86 @@ def read_ground_truth(
     images = records_of(doc, "images", origin)
     categories = records_of(doc, "categories", origin)
     annotations = records_of(doc, "annotations", origin)
+    where = f"{origin}: annotation"
 
     image_ids = integers(images, "id", f"{origin}: image")
     category_ids = integers(categories, "id", f"{origin}: category")
-    ids = integers(annotations, "id", f"{origin}: annotation")
+    ids = integers(annotations, "id", where)
     for found, what in ((image_ids, "image"), (category_ids, "category"), (ids, "annotation")):
-        _refuse_duplicates(found, f"{origin}: {what}")
+        refuse_duplicates(found, f"{origin}: {what}")
     order = np.argsort(image_ids, kind="stable")
-    where = f"{origin}: annotation"
-    image = _look_up(annotations, "image_id", image_ids[order], where, "image in the file")
-    category = _look_up(annotations, "category_id", np.sort(category_ids), where, "category in the file")
-    boxes = numbers(annotations, "bbox", where, (4,))
+    category_ids = np.sort(category_ids)
     area = numbers(annotations, "area", where, (), default=None if need_area else np.nan)
-    names = next((tuple(str(k) for k in c["keypoints"]) for c in categories if c.get("keypoints")), ())
-    points = None if keypoints is None else numbers(annotations, "keypoints", where, (3 * keypoints,))
-    if points is not None:
-        points = points.reshape(len(annotations), keypoints or 0, 3)
-        _check_flags(points[..., 2], annotations, where)
-    pads = None
-    if keypoints is not None and any("pad_to_contain" in a for a in annotations):
-        pads = numbers(annotations, "pad_to_contain", where, (keypoints,))
+    _refuse(area < 0, annotations, where, "area", "px^2, not negative")
+    labelled = numbers(annotations, "num_keypoints", where, (), default=-1.0)
+    _refuse(labelled < -1, annotations, where, "num_keypoints", "a count, not negative")
     sizes = [numbers(images, key, f"{origin}: image", (), default=np.nan) for key in ("width", "height")]
     return GroundTruth(
         origin=origin,
         digest=digest,
         image_ids=image_ids[order],
         image_sizes=np.stack(sizes, axis=1)[order],
-        file_names=tuple(str(images[i].get("file_name", "")) for i in order),
-        category_ids=np.sort(category_ids),
-        keypoint_names=names,
+        file_names=tuple([str(images[i].get("file_name", "")) for i in order.tolist()]),
+        category_ids=category_ids,
+        keypoint_names=_keypoint_names(categories, origin),
         ids=ids,
-        image=image,
-        category=category,
-        boxes=boxes,
+        image=look_up(annotations, "image_id", image_ids[order], where, "image in the file"),
+        category=look_up(annotations, "category_id", category_ids, where, "category in the file"),
+        boxes=_boxes(annotations, where),
         area=area,
-        crowd=numbers(annotations, "iscrowd", where, (), default=0.0) != 0,
-        keypoints=points,
-        num_keypoints=numbers(annotations, "num_keypoints", where, (), default=-1.0),
-        pad_to_contain=pads,
+        crowd=truths(annotations, "iscrowd", where),
+        keypoints=_flagged_points(annotations, where, keypoints),
+        num_keypoints=labelled,
+        pad_to_contain=_pads(annotations, where, keypoints),
     )
+
+
+def _keypoint_names(categories: Sequence[Record], origin: str) -> tuple[str, ...]:
+    for c in categories:
+        names = c.get("keypoints")
+        if names and not isinstance(names, list | tuple):
+            raise InputError(f"{origin}: category {name_of(c, 0)}: field 'keypoints' must be a list of names")
+        if names:
+            return tuple(str(n) for n in names)
+    return ()
+
+
+def _boxes(records: Sequence[Record], where: str, first: int = 0) -> Floats:
+    boxes = numbers(records, "bbox", where, (4,), first=first)
+    wanted = "x y width height, sizes not negative (are these x1 y1 x2 y2?)"
+    _refuse(np.minimum(boxes[:, 2], boxes[:, 3]) < 0, records, where, "bbox", wanted, first)
+    return boxes
+
+
+def _flagged_points(records: Sequence[Record], where: str, k: int | None) -> Floats | None:
+    if k is None:
+        return None
+    points = numbers(records, "keypoints", where, (3 * k,)).reshape(len(records), k, 3)
+    flags = points[..., 2]
+    bad = ((flags < 0) | (flags > 3)).any(axis=1)
+    if bad.any():
+        i = int(np.flatnonzero(bad)[0])
+        raise InputError(
+            f"{where} {name_of(records[i], i)}: field 'keypoints': flags must be 0 (unlabelled), 1 (hidden), "
+            f"2 (visible) or 3 (outside the window), got {sorted(set(flags[i].tolist()))}; is it a file of results?"
+        )
+    return points
+
+
+def _pads(records: Sequence[Record], where: str, k: int | None) -> Floats | None:
+    if k is None or not any("pad_to_contain" in r for r in records):
+        return None
+    return numbers(records, "pad_to_contain", where, (k,))
+
+
+def _refuse(
+    bad: npt.NDArray[np.bool_], records: Sequence[Record], where: str, key: str, wanted: str, first: int = 0
+) -> None:
+    """An InputError that names the first bad record, if there is one."""
+    if bad.any():
+        i = int(np.flatnonzero(bad)[0])
+        who = f"{where} {name_of(records[i], first + i)}"
+        raise InputError(f"{who}: field {key!r} must be {wanted}, got {short(records[i].get(key))}")
 
 
 def read_predictions(
@@ -226,208 +267,154 @@ def read_predictions(
         FileError: the file cannot be read.
         InputError: missing or malformed fields, unknown images, boxes in only some predictions.
     """
+    pieces: Iterable[Any] = [source]
+    digest = None
     if isinstance(source, str | os.PathLike):
-        (doc, digest), origin = load_json(source), os.fspath(source)
-    else:
-        doc, digest = source, None
-    if not isinstance(doc, Sequence) or isinstance(doc, str | bytes):
-        raise InputError(f"{origin}: expected a list of predictions, got {type(doc).__name__}")
-    _check_mappings(doc, f"{origin}: prediction")
+        pieces, digest, origin = stream_json(source), sha256(Path(source)), os.fspath(source)
     where = f"{origin}: prediction"
-    image = _look_up(doc, "image_id", truth.image_ids, where, f"image of {truth.origin}")
-    category_ids = integers(doc, "category_id", where)
-    at = np.searchsorted(truth.category_ids, category_ids)
-    at = np.minimum(at, max(len(truth.category_ids) - 1, 0))
-    known = truth.category_ids[at] == category_ids if len(truth.category_ids) else np.zeros(len(doc), bool)
-    points = None if keypoints is None else numbers(doc, "keypoints", where, (3 * keypoints,))
-    if points is not None:
-        points = points.reshape(len(doc), keypoints or 0, 3)
-    boxes = _prediction_boxes(doc, where, need_boxes, mixed_boxes)
+    parts: list[_Piece] = []
+    for piece in pieces:
+        if not isinstance(piece, Sequence) or isinstance(piece, str | bytes):
+            raise InputError(f"{origin}: expected a list of predictions, got {type(piece).__name__}")
+        first = parts[-1].end if parts else 0
+        check_objects(piece, where, first)
+        columns = _columns(piece, truth, where, first, keypoints, need_boxes)
+        parts.append(_Piece(first, first + len(piece), columns))
+    boxes = _joined_boxes(parts, where, mixed_boxes)
     return Predictions(
         origin=origin,
         digest=digest,
-        image=image,
-        category=np.where(known, at, -1),
-        scores=numbers(doc, "score", where, ()),
+        image=_joined(parts, "image"),
+        category=_joined(parts, "category"),
+        scores=_joined(parts, "score"),
         boxes=boxes,
-        area=_prediction_area(boxes, points, where),
-        keypoints=points,
-        presence=_shares(doc, "presence", where, keypoints),
-        visibility=_shares(doc, "visibility", where, keypoints),
-        quality=_shares(doc, "quality", where, keypoints),
-        annotation_ids=_annotation_ids(doc),
+        area=_prediction_area(boxes, parts),
+        keypoints=None if keypoints is None else _joined(parts, "keypoints"),
+        presence=_joined_side(parts, "presence", where),
+        visibility=_joined_side(parts, "visibility", where),
+        quality=_joined_side(parts, "quality", where),
+        annotation_ids=_joined_ids(parts),
     )
 
 
-def _shares(doc: Sequence[Record], key: str, where: str, k: int | None) -> Floats | None:
-    """Field ``key`` of all predictions (P, K) in 0..1, None if none of them has it."""
-    if k is None:
-        return None
-    if not any(key in d for d in doc):
-        key = f"keypoint_{key}"  # as `People.to_coco` calls it
-        if not any(key in d for d in doc):
-            return None
-    values = numbers(doc, key, where, (k,))
-    bad = ((values < 0) | (values > 1)).any(axis=1)
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """Predictions ``first`` to ``end`` of a file as columns; None: nobody (of ids: not everybody) has the field."""
+
+    first: int
+    end: int
+    columns: dict[str, npt.NDArray[Any] | None]
+
+
+def _columns(
+    records: Sequence[Record], truth: GroundTruth, where: str, first: int, k: int | None, need_boxes: bool
+) -> dict[str, npt.NDArray[Any] | None]:
+    """Fields of one piece of a results file, whose first prediction has the number ``first``."""
+    known = f"image of {truth.origin}"
+    at, found = find(integers(records, "category_id", where, first=first), truth.category_ids)
+    out: dict[str, npt.NDArray[Any] | None] = {
+        "image": look_up(records, "image_id", truth.image_ids, where, known, first=first),
+        "category": np.where(found, at, -1),
+        "score": numbers(records, "score", where, (), first=first),
+        "bbox": None,
+    }
+    fields = set().union(*records)  # a look into this set is cheaper than one into every prediction
+    if need_boxes or "bbox" in fields:
+        out["bbox"] = (_boxes if need_boxes else _some_boxes)(records, where, first)
+    if k is not None:
+        points = numbers(records, "keypoints", where, (3 * k,), first=first).reshape(len(records), k, 3)
+        out |= {"keypoints": points, "extent": _extent(points, where)}
+    for key in SIDES:
+        wanted = k is not None and key in fields
+        out[key] = _shares(records, key, k or 0, where, first) if wanted else None
+    for key in ("annotation_id", "id"):
+        out[key] = _whole(records, key) if key in fields else None
+    return out
+
+
+def _some_boxes(records: Sequence[Record], where: str, first: int) -> Floats | None:
+    """Boxes (P, 4), NaN for predictions without one, None if none has one."""
+    has = [("bbox" in r and bool(r["bbox"])) for r in records]
+    if all(has):
+        return _boxes(records, where, first)
+    out = np.full((len(records), 4), np.nan)
+    for i in np.flatnonzero(has).tolist():
+        out[i] = _boxes(records[i : i + 1], where, first + i)
+    return out if any(has) else None
+
+
+def _shares(records: Sequence[Record], key: str, k: int, where: str, first: int) -> Floats:
+    """Numbers (P, K) from 0 to 1."""
+    values = numbers(records, key, where, (k,), first=first)
+    bad = (values < 0) | (values > 1)
     if bad.any():
-        i = int(np.flatnonzero(bad)[0])
-        worst = values[i][(values[i] < 0) | (values[i] > 1)][0]
+        i = int(np.flatnonzero(bad.any(axis=1))[0])
         raise InputError(
-            f"{where} {_name(doc[i], i)}: field {key!r} must be {k} numbers from 0 to 1, got {worst}"
+            f"{where} {name_of(records[i], first + i)}: field {key!r} must be {k} numbers from 0 to 1, "
+            f"got {values[i][bad[i]][0]}"
         )
     return values
 
 
-def _annotation_ids(doc: Sequence[Record]) -> Ints | None:
-    for key in ("annotation_id", "id"):
-        found = [d.get(key) for d in doc]
-        if found and all(isinstance(i, int) and abs(i) < 2**63 for i in found):
-            return np.array(found, np.int64)
+def _extent(points: Floats, where: str) -> Floats:
+    """(P,) areas of the upright boxes around all keypoints (P, K, 3)."""
+    if points.shape[1] == 0:
+        raise InputError(f"{where}: no keypoints")
+    by_keypoint = np.ascontiguousarray(points[..., :2].transpose(1, 2, 0))
+    x, y = by_keypoint.max(axis=0) - by_keypoint.min(axis=0)
+    return np.asarray(x * y)
+
+
+def _whole(records: Sequence[Record], key: str) -> Ints | None:
+    """Whole numbers (P,), None where one of them is something else."""
+    ids = [r.get(key) for r in records]
+    fit = all(type(i) is int and abs(i) < 2**63 for i in ids)
+    return np.array(ids, np.int64) if fit else None
+
+
+def _joined(parts: list[_Piece], key: str) -> npt.NDArray[Any]:
+    """A column of the whole file; the pieces are given up, so that nothing is held twice."""
+    found = [p.columns.pop(key) for p in parts]
+    return np.concatenate([c for c in found if c is not None])
+
+
+def _joined_side(parts: list[_Piece], key: str, where: str) -> Floats | None:
+    for name in (key, f"keypoint_{key}"):  # the second as `People.to_coco` writes it
+        without = [p.first for p in parts if p.columns[name] is None]
+        if len(without) == len(parts):
+            continue
+        if without:
+            raise InputError(
+                f"{where} number {without[0]}: field {name!r} is missing, which others have; "
+                "write it to all predictions or to none"
+            )
+        return _joined(parts, name)
     return None
 
 
-def _prediction_boxes(doc: Sequence[Record], where: str, needed: bool, mixed: bool) -> Floats:
-    if needed:
-        return numbers(doc, "bbox", where, (4,))
-    has = np.fromiter((bool(d.get("bbox")) for d in doc), bool, len(doc))
-    boxes = np.full((len(doc), 4), np.nan)
-    if not has.any():
-        return boxes
-    if not has.all() and (not mixed or has[0]):
+def _joined_ids(parts: list[_Piece]) -> Ints | None:
+    for key in ("annotation_id", "id"):
+        if all(p.columns[key] is not None for p in parts):
+            return _joined(parts, key)
+    return None
+
+
+def _joined_boxes(parts: list[_Piece], where: str, mixed: bool) -> Floats:
+    for p in parts:
+        if p.columns["bbox"] is None:
+            p.columns["bbox"] = np.full((p.end - p.first, 4), np.nan)
+    boxes = _joined(parts, "bbox")
+    has = ~np.isnan(boxes[:, 0])
+    if has.any() and not has.all() and (not mixed or has[0]):
         i = int(np.flatnonzero(has != has[0])[0])
         raise InputError(
             f"{where} number {i} {'has' if has[i] else 'lacks'} field 'bbox', unlike the first one: "
             "give a bbox to all predictions or to none (areas of predictions come from it)"
         )
-    if has[0]:
-        return numbers(doc, "bbox", where, (4,))
-    boxes[has] = numbers([d for d in doc if d.get("bbox")], "bbox", where, (4,))
     return boxes
 
 
-def _prediction_area(boxes: Floats, points: Floats | None, where: str) -> Floats:
+def _prediction_area(boxes: Floats, parts: list[_Piece]) -> Floats:
     if len(boxes) and not np.isnan(boxes[0, 0]):
         return np.asarray(boxes[:, 2] * boxes[:, 3])
-    if points is None:
-        return np.zeros(len(boxes))
-    if points.shape[1] == 0:
-        raise InputError(f"{where}: no keypoints")
-    extent = points[..., :2].max(axis=1) - points[..., :2].min(axis=1)
-    return np.asarray(extent[:, 0] * extent[:, 1])
-
-
-# ------------------------------------------------------------------ fields as arrays, culprits by name
-
-
-def records_of(doc: Record, key: str, origin: str) -> Sequence[Record]:
-    found = doc.get(key)
-    if not isinstance(found, Sequence) or isinstance(found, str | bytes):
-        raise InputError(f"{origin}: field {key!r} must be a list, got {type(found).__name__}")
-    _check_mappings(found, f"{origin}: {key}")
-    return found
-
-
-def _check_mappings(found: Sequence[Any], where: str) -> None:
-    for i, r in enumerate(found):
-        if not isinstance(r, Mapping):
-            raise InputError(f"{where} number {i}: expected an object with fields, got {type(r).__name__}")
-
-
-def numbers(
-    records: Sequence[Record], key: str, where: str, shape: tuple[int, ...], default: float | None = None
-) -> Floats:
-    """Field ``key`` of all records as (len, *shape) float64, all finite; scalars may have a default."""
-    n = len(records)
-    if not n:
-        return np.zeros((0, *shape))
-    try:
-        column = [r[key] for r in records] if default is None else [r.get(key, default) for r in records]
-        values = np.array(column)
-    except (KeyError, ValueError, TypeError, OverflowError):
-        _blame(records, key, where, shape, default)
-    if values.dtype.kind not in "iufb" or values.shape != (n, *shape):
-        _blame(records, key, where, shape, default)
-    out = values.astype(np.float64)
-    finite = np.isfinite(out)
-    if not finite.all() and not (default is not None and np.isnan(default)):
-        _blame(records, key, where, shape, default)
-    return out
-
-
-def _blame(
-    records: Sequence[Record], key: str, where: str, shape: tuple[int, ...], default: float | None
-) -> NoReturn:
-    """Find the record that spoils a field and raise an InputError that names it."""
-    expected = f"{shape[0]} finite numbers" if shape else "a finite number"
-    for i, r in enumerate(records):
-        who = f"{where} {_name(r, i)}: field {key!r}"
-        if key not in r:
-            if default is None:
-                raise InputError(f"{who} is missing; expected {expected}")
-            continue
-        try:
-            value = np.array(r[key])
-        except (ValueError, TypeError, OverflowError):
-            raise InputError(f"{who} must be {expected}, got a nested or uneven list") from None
-        if value.dtype.kind not in "iufb":
-            raise InputError(f"{who} must be {expected}, got {_short(r[key])}")
-        if value.shape != shape:
-            got = f"{value.size} numbers" if value.ndim == 1 else _short(r[key])
-            raise InputError(f"{who} must be {expected}, got {got}")
-        if not np.isfinite(value).all():
-            raise InputError(f"{who} must be {expected}, got NaN or infinity; remove the entry or correct it")
-    raise InputError(f"{where}s: field {key!r} must be {expected} in every entry")
-
-
-def _name(record: Record, number: int) -> str:
-    i = record.get("id")
-    return f"id {i}" if isinstance(i, int | float | str) else f"number {number}"
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
-def integers(records: Sequence[Record], key: str, where: str) -> Ints:
-    values = numbers(records, key, where, ())
-    whole = (values == np.floor(values)) & (np.abs(values) < 2.0**63)
-    if not whole.all():
-        i = int(np.flatnonzero(~whole)[0])
-        raise InputError(
-            f"{where} {_name(records[i], i)}: field {key!r} must be a whole number of 64 bits, got {values[i]}"
-        )
-    # by way of the original numbers: float64 does not hold every 64-bit id
-    return np.array([int(r[key]) for r in records], np.int64)
-
-
-def _refuse_duplicates(ids: Ints, where: str) -> None:
-    unique, counts = np.unique(ids, return_counts=True)
-    if len(unique) != len(ids):
-        twice = unique[counts > 1][:3].tolist()
-        raise InputError(f"{where} ids must be unique, but {twice} occur more than once")
-
-
-def _look_up(records: Sequence[Record], key: str, known: Ints, where: str, what: str) -> Ints:
-    """Indices of ids in the ascending array ``known``."""
-    wanted = integers(records, key, where)
-    at = np.searchsorted(known, wanted)
-    found = at < len(known)
-    found[found] = known[at[found]] == wanted[found]
-    if not found.all():
-        i = int(np.flatnonzero(~found)[0])
-        raise InputError(
-            f"{where} {_name(records[i], i)}: field {key!r} = {wanted[i]} is no {what}; "
-            "do both files belong to the same data?"
-        )
-    return at
-
-
-def _check_flags(flags: Floats, records: Sequence[Record], where: str) -> None:
-    bad = ((flags < 0) | (flags > 3)).any(axis=1)
-    if bad.any():
-        i = int(np.flatnonzero(bad)[0])
-        raise InputError(
-            f"{where} {_name(records[i], i)}: field 'keypoints': flags must be 0 (unlabelled), 1 (hidden), "
-            f"2 (visible) or 3 (outside the window), got {np.unique(flags[i]).tolist()}"
-        )
+    return _joined(parts, "extent") if "extent" in parts[0].columns else np.zeros(len(boxes))
