@@ -17,15 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bodyloop.errors import ConfigError, InputError
+from bodyloop.eval.documents import Document, opened
 from bodyloop.eval.keypoints import evaluate_keypoints
-from bodyloop.eval.reading import (
-    GroundTruth,
-    Predictions,
-    ResultSource,
-    Source,
-    read_ground_truth,
-    read_predictions,
-)
+from bodyloop.eval.reading import GroundTruth, Predictions, ResultSource, Source, read_predictions
 from bodyloop.skeletons import Skeleton
 
 Ints = npt.NDArray[np.int64]
@@ -101,19 +95,24 @@ class FilesReport:
 
 
 def read_both(
-    ground_truth: Source | GroundTruth, results: ResultSource | Predictions, keypoints: int | None = None
+    ground_truth: Source | GroundTruth | Document,
+    results: ResultSource | Predictions,
+    keypoints: int | None = None,
 ) -> tuple[GroundTruth, Predictions]:
     """Both files with K keypoints (None: as many as the ground truth names); what is read already, as it is."""
-    truth, found = ground_truth, results
-    if not isinstance(truth, GroundTruth):
-        if keypoints is None:
-            keypoints = len(read_ground_truth(truth, need_area=False).keypoint_names) or None
-        truth = read_ground_truth(truth, keypoints=keypoints, need_area=False)
+    if isinstance(ground_truth, GroundTruth):
+        truth = ground_truth
+    else:
+        document = opened(ground_truth, "ground truth")
+        k = keypoints or len(document.ground_truth(need_area=False).keypoint_names)
+        if not k:
+            raise InputError(f"{document.origin}: its categories name no keypoints")
+        truth = document.ground_truth(keypoints=k, need_area=False)
     if truth.keypoints is None:
-        raise InputError(f"{truth.origin}: no names of keypoints in its categories, and none were asked for")
-    if not isinstance(found, Predictions):
-        found = read_predictions(found, truth, keypoints=truth.keypoints.shape[1])
-    return truth, found
+        raise ConfigError(f"{truth.origin} was not read with keypoints")
+    if isinstance(results, Predictions):
+        return truth, results
+    return truth, read_predictions(results, truth, keypoints=truth.keypoints.shape[1])
 
 
 def assign(

@@ -211,11 +211,16 @@ def ratio_samples(numerator: Floats, denominator: Floats, weights: Floats) -> Fl
     return out
 
 
+def per_image(values: npt.NDArray[np.generic], image: Ints, images: int) -> Floats:
+    """Sums (I, ...) of values (n, ...); image: (n,) index of each one's image."""
+    out = np.zeros((images, *values.shape[1:]))
+    np.add.at(out, image, values)
+    return out
+
+
 def sums(values: npt.NDArray[np.generic], image: Ints, weights: Floats) -> Floats:
-    """Weighted sums (R, ...) of values (n, ...) by resample; image: (n,) index of each one's image."""
-    per_image = np.zeros((weights.shape[1], *values.shape[1:]))
-    np.add.at(per_image, image, values)
-    return weights @ per_image
+    """Weighted sums (R, ...) of values (n, ...) in each resample."""
+    return weights @ per_image(values, image, weights.shape[1])
 
 
 def mean_samples(values: npt.NDArray[np.generic], image: Ints, weights: Floats) -> Floats:

@@ -1,8 +1,9 @@
 """PCK and its relatives: shares of keypoints closer than a share of some length.
 
 PCK, PCKh (MPII), AUC, NME and EPE over plain arrays. Distances are kept in float32 and compared strictly, as
-in the public implementations (a distance of exactly the threshold is a miss). Which predictions belong to
-which persons is the caller's business.
+in the public implementations (a distance of exactly the threshold is a miss). A keypoint without a prediction
+(NaN) is a miss at every threshold, and left out of mean distances. Which predictions belong to which persons is
+the caller's business (for files: `pck_files`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ MPII_PARTS: dict[str, tuple[int, ...]] = {
     "knee": (1, 4),
     "ankle": (0, 5),
 }
+MPII_KEYPOINTS = 16
 MPII_LEFT_OUT = (6, 7)  # pelvis and thorax do not count in MPII's total
 
 
@@ -48,10 +50,11 @@ class Pck:
 def distances(
     predicted: npt.ArrayLike, truth: npt.ArrayLike, labelled: npt.ArrayLike, norm: npt.ArrayLike
 ) -> npt.NDArray[np.float32]:
-    """Normalised distances (N, K) float32, NaN where not labelled or where the norm has a zero.
+    """Normalised distances (N, K) float32: NaN where not labelled or where the norm has a zero, else infinite
+    where there is no prediction.
 
     Args:
-        predicted, truth: (N, K, 2) px.
+        predicted: (N, K, 2) px, NaN where there is none; truth: (N, K, 2) px.
         labelled: (N, K) bool.
         norm: (N, 2) px, or anything that broadcasts to it.
 
@@ -69,6 +72,7 @@ def distances(
     usable = m & (n != 0).all(axis=1)[:, None]
     scaled = np.divide(p - g, n[:, None], out=np.zeros_like(p), where=usable[..., None])
     out: npt.NDArray[np.float32] = np.sqrt((scaled**2).sum(axis=-1)).astype(np.float32)
+    out[np.isnan(out)] = np.inf
     out[~usable] = np.nan
     return out
 
@@ -82,7 +86,7 @@ def pck(
 ) -> Pck:
     """Share of labelled keypoints closer than ``threshold`` norms; arguments as in `distances`."""
     d = distances(predicted, truth, labelled, norm)
-    count = np.isfinite(d).sum(axis=0)
+    count = (~np.isnan(d)).sum(axis=0)
     right = (d < np.float32(threshold)).sum(axis=0)
     each = np.divide(right, count, out=np.full(d.shape[1], -1.0), where=count > 0)
     there = each >= 0
@@ -97,14 +101,14 @@ def auc(predicted: npt.ArrayLike, truth: npt.ArrayLike, labelled: npt.ArrayLike,
 def nme(
     predicted: npt.ArrayLike, truth: npt.ArrayLike, labelled: npt.ArrayLike, norm: npt.ArrayLike
 ) -> float | None:
-    """Mean normalised distance over the labelled keypoints, None if there is none."""
+    """Mean normalised distance over the labelled keypoints with a prediction, None if there is none."""
     d = distances(predicted, truth, labelled, norm)
     d = d[np.isfinite(d)]
     return float(d.mean()) if d.size else None
 
 
 def epe(predicted: npt.ArrayLike, truth: npt.ArrayLike, labelled: npt.ArrayLike) -> float | None:
-    """Mean distance in px over the labelled keypoints, None if there is none."""
+    """Mean distance in px over the labelled keypoints with a prediction, None if there is none."""
     return nme(predicted, truth, labelled, (1.0, 1.0))
 
 
@@ -146,7 +150,7 @@ def mpii_summary(
         head_size: (N, 2), see `head_norm`.
     """
     d = distances(predicted, truth, labelled, head_size)
-    count = np.isfinite(d).sum(axis=0).astype(np.float64)
+    count = (~np.isnan(d)).sum(axis=0).astype(np.float64)
     counts = np.delete(count, MPII_LEFT_OUT)
 
     def total(share: Floats) -> float | None:
