@@ -32,6 +32,7 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 LIMIT = 20  # predictions per image that take part (COCO)
+AREAS = ("all", "medium", "large")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -58,6 +59,8 @@ def evaluate_keypoints(
     results: ResultSource | Predictions,
     sigmas: npt.ArrayLike | Skeleton = COCO,
     protocol: str = "standard",
+    *,
+    drop_unsure: bool | None = None,
 ) -> KeypointReport:
     """COCO keypoint AP and AR.
 
@@ -66,54 +69,91 @@ def evaluate_keypoints(
         results: COCO results file or list of {image_id, category_id, score, keypoints (3K numbers)}
             (or already read). The third number of a keypoint is not used.
         sigmas: K numbers, or the skeleton that has them.
-        protocol: "standard", or the tool whose numbers are to be repeated: "pycocotools", "xtcocotools".
+        protocol: "standard", or the tool whose numbers are to be repeated: "pycocotools", "xtcocotools",
+            "exococotools" (its plain run).
+        drop_unsure: leave out predictions whose third numbers are all <= 0; None: as the protocol does.
 
     Raises:
         FileError, InputError: unreadable or malformed files.
         ConfigError: unknown protocol, sigmas that are not positive numbers.
     """
     how = rules(protocol)
-    sig = as_sigmas(sigmas)
-    if isinstance(sigmas, Skeleton) and how.name != "standard":
-        sig = (
-            np.round(sig * 10, 9) / 10
-        )  # as the tools write their constants: .26 / 10 is not .026 to the last bit
-    truth = (
-        ground_truth
-        if isinstance(ground_truth, GroundTruth)
-        else read_ground_truth(ground_truth, keypoints=len(sig))
-    )
-    found = (
-        results
-        if isinstance(results, Predictions)
-        else read_predictions(results, truth, keypoints=len(sig), mixed_boxes=how.mixed_boxes)
-    )
+    truth, found, sig = read_both(ground_truth, results, sigmas, how)
     points, predicted = keypoints_of(truth, len(sig)), keypoints_of(found, len(sig))
-    labelled = points[..., 2] > 0
-    hidden = truth.crowd | ~_counts_as_labelled(truth, labelled, how)
-    kept: Bools = np.ones(len(found), bool)
-    if how.drop_unsure:
-        kept = np.asarray((predicted[..., 2] > 0).any(axis=1))
-    similarity = oks_of_pairs(predicted, points, truth.boxes, truth.area, sig)
+    if not how.threes_labelled:
+        points = np.concatenate([points[..., :2], without_threes(points[..., 2])[..., None]], axis=-1)
+    hidden = not_to_find(truth, points[..., 2], how)
+    kept = taking_part(predicted, how.drop_unsure if drop_unsure is None else drop_unsure)
     evidence = collect(
         truth,
         found,
-        {"all": (similarity, hidden)},
+        {"all": (oks_of_pairs(predicted, points, truth.boxes, truth.area, sig), hidden)},
         area=truth.area,
-        areas=("all", "medium", "large"),
+        areas=AREAS,
         limits=(LIMIT,),
         rules=how,
         kept=kept,
+        alarms_everywhere=how.alarms_everywhere,
     )
+    threes = "ordinary labelled keypoints" if how.threes_labelled else "unlabelled keypoints"
+    notes = (f"flags of 3 are taken as {threes}; is this a CropCOCO file?",)
     return KeypointReport(
         task="coco-keypoints",
         protocol=how.name,
-        parameters={"sigmas": sig.tolist(), "limit": LIMIT, "areas": list(evidence.areas)},
+        parameters={"sigmas": sig.tolist(), "limit": LIMIT, "areas": list(AREAS)},
         counts=counts_of(truth, found, hidden, int(np.count_nonzero(~kept))),
-        warnings=_warnings(truth, labelled, found),
+        warnings=file_warnings(truth, found, how) + (notes if has_threes(truth) else ()),
         evidence=evidence,
         **ten_numbers(evidence),
     )
+
+
+# ------------------------------------------------------------------ what all tasks over keypoints share
+
+
+def read_both(
+    ground_truth: Source | GroundTruth,
+    results: ResultSource | Predictions,
+    sigmas: npt.ArrayLike | Skeleton,
+    how: Rules,
+) -> tuple[GroundTruth, Predictions, Floats]:
+    """Both files, read unless they already are, and the sigmas (K,)."""
+    sig = as_sigmas(sigmas)
+    if isinstance(sigmas, Skeleton) and how.name != "standard":
+        # as the tools write their constants: .26 / 10 is not .026 to the last bit
+        sig = np.round(sig * 10, 9) / 10
+    k = len(sig)
+    truth, found = ground_truth, results
+    if not isinstance(truth, GroundTruth):
+        truth = read_ground_truth(truth, keypoints=k)
+    if not isinstance(found, Predictions):
+        found = read_predictions(found, truth, keypoints=k, mixed_boxes=how.mixed_boxes)
+    return truth, found, sig
+
+
+def without_threes(flags: Floats) -> Floats:
+    """Flags (G, K) where only 1 and 2 are labelled; all others are 0."""
+    return np.where((flags == 1) | (flags == 2), flags, 0)
+
+
+def not_to_find(truth: GroundTruth, flags: Floats, how: Rules) -> Bools:
+    """(G,) annotations that are not to be found: crowds, and those without a labelled keypoint.
+
+    Args:
+        flags: (G, K) > 0 for labelled.
+    """
+    labelled: Bools = np.asarray((flags > 0).any(axis=1))
+    if not how.count_flags:
+        given = truth.num_keypoints >= 0
+        labelled = np.where(given, truth.num_keypoints != 0, labelled)
+    return np.asarray(~labelled | (truth.crowd & how.ignore_crowd))
+
+
+def taking_part(predicted: Floats, drop_unsure: bool) -> Bools:
+    """(P,) which predictions (P, K, 3) are judged: all, or those with some third number above 0."""
+    if drop_unsure:
+        return np.asarray((predicted[..., 2] > 0).any(axis=1))
+    return np.ones(len(predicted), bool)
 
 
 def keypoints_of(source: GroundTruth | Predictions, k: int) -> Floats:
@@ -139,16 +179,15 @@ def as_sigmas(sigmas: npt.ArrayLike | Skeleton) -> Floats:
     return values.astype(np.float64)
 
 
-def _counts_as_labelled(truth: GroundTruth, labelled: Bools, how: Rules) -> Bools:
-    by_flags: Bools = np.asarray(labelled.any(axis=1))
-    if how.count_flags:
-        return by_flags
-    given = truth.num_keypoints >= 0
-    return np.asarray((given & (truth.num_keypoints != 0)) | (~given & by_flags))
+def has_threes(truth: GroundTruth) -> bool:
+    """Whether some keypoint is flagged as out of its window."""
+    return truth.keypoints is not None and bool((truth.keypoints[..., 2] > 2).any())
 
 
-def _warnings(truth: GroundTruth, labelled: Bools, found: Predictions) -> tuple[str, ...]:
+def file_warnings(truth: GroundTruth, found: Predictions, how: Rules) -> tuple[str, ...]:
+    """What is odd about two files of keypoints, whatever the task."""
     out = []
+    labelled = (np.zeros((len(truth.ids), 0)) if truth.keypoints is None else truth.keypoints[..., 2]) > 0
     given = truth.num_keypoints >= 0
     differ = int(np.count_nonzero(given & (truth.num_keypoints != labelled.sum(axis=1))))
     if differ:
@@ -156,11 +195,18 @@ def _warnings(truth: GroundTruth, labelled: Bools, found: Predictions) -> tuple[
     flat = int(np.count_nonzero((truth.area <= 0) & labelled.any(axis=1) & ~truth.crowd))
     if flat:
         out.append(f"{flat} labelled annotations of area 0: only exact predictions are similar to them")
-    if truth.keypoints is not None and (truth.keypoints[..., 2] > 2).any():
-        out.append("flags of 3 are taken as ordinary labelled keypoints; is this a CropCOCO file?")
+    if how.lose_id_zero and (truth.ids == 0).any():
+        out.append(f"{how.name} never counts an annotation with id 0 as found; give it another id")
+    boxed = ~np.isnan(found.boxes[:, 0])
+    if boxed.any() and not boxed.all():
+        out.append(
+            f"only {int(boxed.sum())} of {len(found)} predictions have a bbox: areas go by the first one"
+        )
     unknown = int(np.count_nonzero(found.category < 0))
     if unknown:
         out.append(f"{unknown} predictions of categories that the ground truth does not have were left out")
+    if not len(found):
+        out.append(f"{found.origin} is empty")
     return tuple(out)
 
 

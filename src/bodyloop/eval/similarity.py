@@ -79,15 +79,15 @@ class LevelOks:
         self.x, self.y = (np.ascontiguousarray(predicted[..., i]) for i in (0, 1))
         self.regions, self.area, self.windows = regions, area, windows
         self.variance = variances(sigmas)
-        labelled = flags > 0
-        self.count = labelled.sum(axis=1)
-        self.columns = np.argsort(~labelled, axis=1, kind="stable")  # the labelled keypoints first, in order
+        self.count, self.columns = _places(flags > 0)
         self.truth_x, self.truth_y = (self._labelled_first(truth[..., i]) for i in (0, 1))
         self.spread = self._labelled_first(np.broadcast_to(self.variance, flags.shape))
-        # per level: how many keypoints an annotation has there, and their places among the labelled ones
         flags = self._labelled_first(flags)
-        there = [flags > 0 if v == 0 else flags == v for v in levels]
-        self.members = [(t.sum(axis=1), np.argsort(~t, axis=1, kind="stable")) for t in there]
+        # per level of its own: how many keypoints an annotation has there, and their places among the labelled
+        self.members: list[tuple[Ints, Ints] | None] = [
+            None if v == 0 else _places(flags == v) for v in levels
+        ]
+        self.bare = np.any([(m[0] if m else self.count) == 0 for m in self.members], axis=0)
         if windows is not None:
             everyone = np.arange(len(flags))
             self.out = flags == OUT
@@ -106,33 +106,30 @@ class LevelOks:
         return out
 
     def _measure(self, p: Ints, g: Ints, out: Floats) -> None:
-        terms, first = self._terms(p, g)
-        bare = np.zeros(len(p), bool)
-        for counts, _ in self.members:
-            bare |= counts[g] == 0
-        q = np.flatnonzero(bare)
+        """One count of keypoints at a time: no work on unlabelled ones, and numpy then adds exactly the numbers
+        that pycocotools adds, in its order, so that the last bit is the same."""
+        q = np.flatnonzero(self.bare[g])
         region = np.zeros(len(p))
         region[q] = self._to_region(p[q], g[q])
-        for row, (counts, places) in zip(out, self.members, strict=True):
-            for n, q in _by_count(counts[g]):
-                if n == 0:
-                    row[q] = region[q]
-                else:
-                    row[q] = terms[first[q, None] + places[g[q], :n]].sum(axis=1) / n
-
-    def _terms(self, p: Ints, g: Ints) -> tuple[Floats, Ints]:
-        """Similarities of the labelled keypoints of all pairs in one row, and where each pair's begin.
-
-        One count of labelled keypoints at a time: no work on unlabelled ones, and numpy then adds exactly the
-        numbers that pycocotools adds, in its order, so that the last bit is the same.
-        """
-        counts = self.count[g]
-        first = np.cumsum(counts) - counts
-        terms = np.empty(int(counts.sum()))
-        for n, q in _by_count(counts):
+        whole, terms, first = region.copy(), [np.zeros(0)], np.zeros(len(p), np.int64)
+        done = 0
+        for n, q in _by_count(self.count[g]):
             if n:
-                terms[first[q, None] + np.arange(n)] = self._block(p[q], g[q], n)
-        return terms, first
+                block = self._block(p[q], g[q], n)
+                whole[q] = block.sum(axis=1) / n
+                first[q] = np.arange(done, done + block.size, n)
+                done += block.size
+                terms.append(block.ravel())
+        term = np.concatenate(terms) if any(self.members) else terms[0]  # level 0 alone needs the means only
+        for row, member in zip(out, self.members, strict=True):
+            if member is None:
+                row[:] = whole
+                continue
+            counts, places = member
+            row[:] = region
+            for n, q in _by_count(counts[g]):
+                if n:
+                    row[q] = term[first[q, None] + places[g[q], :n]].sum(axis=1) / n
 
     def _block(self, p: Ints, g: Ints, n: int) -> Floats:
         """(m, n) similarities of the n labelled keypoints of m pairs."""
@@ -155,6 +152,11 @@ class LevelOks:
         dx = np.maximum(0, x0 - x) + np.maximum(0, x - x1)
         dy = np.maximum(0, y0 - y) + np.maximum(0, y - y1)
         return np.asarray(kernel(dx**2 + dy**2, self.variance, self.area[g, None]).sum(axis=1) / x.shape[1])
+
+
+def _places(member: Bools) -> tuple[Ints, Ints]:
+    """(G,) how many of each row (G, K) are members, and (G, K) where: first the members' columns, in order."""
+    return member.sum(axis=1), np.argsort(~member, axis=1, kind="stable")
 
 
 def _by_count(counts: Ints) -> Iterator[tuple[int, Ints]]:
