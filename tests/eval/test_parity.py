@@ -9,7 +9,6 @@ import pytest
 
 from bodyloop.eval import evaluate_boxes, evaluate_keypoints
 from bodyloop.eval.evidence import APReport
-from bodyloop.eval.presence import evaluate_presence
 from bodyloop.geometry import activation_windows, padding_to_contain
 from tests.eval.stored import arrays, check_report, close, load_json, paths, sets
 
@@ -62,24 +61,3 @@ def test_padding_to_contain() -> None:
     for single, tolerance in ((True, 1e-9), (False, 1e-4)):
         needed = padding_to_contain(stored["boxes_xywh"], points, single=single)
         close(np.where(labelled, needed, -1), stored["pad_to_contain"], tolerance)
-
-
-@pytest.mark.parametrize(
-    ("block", "key", "task"),
-    [
-        ("presence", "presence", "presence"),
-        ("score_as_presence", "score", "presence"),
-        ("visibility", "visibility", "visibility"),
-    ],
-)
-def test_presence(block: str, key: str, task: Any) -> None:
-    stored, expected = arrays("presence.npz"), load_json("presence.json")[block]
-    for threshold in (0.5, 0.3):
-        report = evaluate_presence(stored[key], stored["flag"], task=task, threshold=threshold)
-        mine = report.to_json()
-        decisions = report.confusion.to_json()
-        for name, value in expected[f"at_{threshold}"].items():
-            assert decisions[name] == pytest.approx(value, abs=1e-12), name
-        for name, value in expected.items():
-            if not name.startswith(("at_", "sweep")):
-                assert mine[name] == pytest.approx(value, abs=1e-12), name
