@@ -16,9 +16,12 @@ import numpy.typing as npt
 
 from bodyloop.eval import bootstrap as boot
 from bodyloop.eval.assigned import FilesReport, How, assign, read_both
+from bodyloop.eval.extended import Extension, flags_of
 from bodyloop.eval.keypoints import as_sigmas
 from bodyloop.eval.presence import BinaryReport, Task, evaluate_presence, labels_of
+from bodyloop.eval.protocols import rules
 from bodyloop.eval.reading import GroundTruth, Predictions, ResultSource, Source
+from bodyloop.geometry import PADDING
 from bodyloop.skeletons import COCO, Skeleton
 
 Floats = npt.NDArray[np.float64]
@@ -66,6 +69,7 @@ def evaluate_presence_files(
     sigmas: npt.ArrayLike | Skeleton = COCO,
     *,
     threshold: float = 0.5,
+    padding: float = PADDING,
     pairing: How = "auto",
     per_keypoint: bool = False,
     seed: int = 0,
@@ -74,10 +78,12 @@ def evaluate_presence_files(
     """Judge presence (and visibility, if it is there) of a results file.
 
     Args:
-        ground_truth: COCO file with flags of 3 for keypoints outside the window, as CropCOCO has them.
+        ground_truth: COCO file with flags of 3 for keypoints outside the window or ``pad_to_contain``, as CropCOCO
+            has them.
         results: COCO results; ``presence`` and ``visibility`` are optional, ``annotation_id`` pairs.
         sigmas: for pairing by OKS; K numbers, or the skeleton that has them.
         threshold: of the decisions: "yes" is a probability of at least it.
+        padding: of the windows; decides who is out where the file has ``pad_to_contain``.
         pairing: how predictions are paired with persons; "auto": by annotation id, else matched at OKS 0.5.
         per_keypoint: judge each keypoint by itself, too.
         seed, resamples: of the intervals over images.
@@ -88,7 +94,7 @@ def evaluate_presence_files(
     truth, found = read_both(ground_truth, results, len(as_sigmas(sigmas)))
     assigned = assign(truth, found, sigmas, pairing)
     assert truth.keypoints is not None and found.keypoints is not None
-    flags = truth.keypoints[assigned.annotation, :, 2]
+    flags = flags_of(truth, Extension(padding), rules("standard"))[assigned.annotation]
     given = found.presence if found.presence is not None else found.keypoints[..., 2]
     notes = list(assigned.warnings)
     odd = int(np.count_nonzero((given < 0) | (given > 1)))
