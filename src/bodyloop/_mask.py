@@ -128,31 +128,34 @@ def from_rle(rle: Mapping[str, Any] | None, size: tuple[int, int], what: str) ->
 
 
 def from_polygons(polygons: Any, size: tuple[int, int], what: str) -> Mask | None:
+    try:
+        return drawn(outlines(polygons), size)
+    except InputError as e:
+        raise InputError(f"{what}: {e}") from e
+
+
+def outlines(polygons: Any) -> list[npt.NDArray[np.float64]]:
+    """Polygons (P, 2) of one mask, checked; one polygon may stand without the list around it."""
     if polygons is None or len(polygons) == 0:
-        return None
+        return []
     if isinstance(polygons[0], int | float | np.number):
-        polygons = [polygons]  # one polygon instead of a list of one
+        polygons = [polygons]
     shapes = []
     for k, polygon in enumerate(polygons):
         try:
             p = np.asarray(polygon, np.float64)
         except (TypeError, ValueError) as e:
-            raise InputError(f"{what}: polygon {k} is not a list of numbers: {e}") from e
+            raise InputError(f"polygon {k} is not a list of numbers: {e}") from e
         if p.size == 0:
             continue
         if p.ndim == 1 and len(p) % 2 == 0:
             p = p.reshape(-1, 2)
         if p.ndim != 2 or p.shape[1] != 2 or len(p) < 3:
-            raise InputError(f"{what}: polygon {k} needs at least 3 points x, y; got shape {p.shape}")
+            raise InputError(f"polygon {k} needs at least 3 points x, y; got shape {p.shape}")
         if not np.isfinite(p).all() or np.abs(p).max() > 1e6:
-            raise InputError(
-                f"{what}: polygon {k} has coordinates that are not finite or beyond a million px"
-            )
+            raise InputError(f"polygon {k} has coordinates that are not finite or beyond a million px")
         shapes.append(p)
-    try:
-        return drawn(shapes, size)
-    except InputError as e:
-        raise InputError(f"{what}: {e}") from e
+    return shapes
 
 
 def drawn(shapes: Sequence[npt.NDArray[np.float64]], size: tuple[int, int]) -> Mask | None:

@@ -62,14 +62,18 @@ def union(runs: Sequence[Counts], total: int) -> Counts:
         edges = np.cumsum(c)
         starts.append(edges[:-1:2] if len(c) % 2 else edges[0::2][: len(c) // 2])
         ends.append(edges[1::2])
-    s, e = np.concatenate(starts), np.concatenate(ends)
-    at = np.concatenate([s, e])
-    step = np.concatenate([np.ones(len(s), np.int64), -np.ones(len(e), np.int64)])
+    s, e = joined(np.concatenate(starts), np.concatenate(ends))
+    return from_toggles(np.concatenate([s, e]), total)
+
+
+def joined(start: Counts, end: Counts) -> tuple[Counts, Counts]:
+    """The union of intervals [start, end) on a line, as intervals in ascending order that do not touch."""
+    at = np.concatenate([start, end])
+    step = np.repeat([1, -1], len(start))
     order = np.lexsort((-step, at))  # where one ends and another begins, begin first: no gap of no length
-    depth = np.cumsum(step[order])
-    inside = depth > 0
-    change = np.flatnonzero(inside != np.concatenate([[False], inside[:-1]]))
-    return from_toggles(at[order][change], total)
+    at, step = at[order], step[order]
+    depth = np.cumsum(step)
+    return at[(depth == 1) & (step == 1)], at[depth == 0]
 
 
 def compress(counts: Counts) -> str:
@@ -143,43 +147,74 @@ def from_polygon(points: npt.NDArray[np.float64], size: tuple[int, int]) -> Coun
     Raises:
         InputError: an outline thousands of times larger than a picture.
     """
-    w, h = size
-    grid = np.trunc(_FINE * points + 0.5).astype(np.int64)
-    u, v = _outline(grid)
-    turn = np.flatnonzero(np.diff(u))
-    x = np.minimum(u[turn], u[turn + 1])
-    y = np.minimum(v[turn], v[turn + 1])
-    # a crossing counts where (x + .5) / 5 - .5 is a whole number; whole arithmetic, so nothing is rounded
-    column = x // _FINE
-    keep = (x % _FINE == 2) & (column >= 0) & (column < w)
-    row = np.clip(-((2 - y[keep]) // _FINE), 0, h)
-    return from_toggles(column[keep] * h + row, w * h)
+    toggles = polygon_toggles(points, np.array([len(points)]), np.array([size]))[1]
+    return from_toggles(toggles, size[0] * size[1])
 
 
-def _outline(grid: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The closed path over grid points (P, 2), one step at a time along each edge's longer axis."""
-    start, end = grid, np.roll(grid, -1, axis=0)
-    reach = np.abs(end - start)
-    steps = reach.max(axis=1)
-    total = int(steps.sum()) + len(steps)
-    if total > _MAX_STEPS:
-        raise InputError(f"polygon: an outline of {total // _FINE} px is no part of a picture")
-    along_x = reach[:, 0] >= reach[:, 1]
-    major_start = np.where(along_x, start[:, 0], start[:, 1])
-    major_end = np.where(along_x, end[:, 0], end[:, 1])
-    minor_start = np.where(along_x, start[:, 1], start[:, 0])
-    minor_end = np.where(along_x, end[:, 1], end[:, 0])
+def polygon_toggles(
+    points: npt.NDArray[np.float64], corners: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Where the outlines of P closed polygons cross the columns of their pictures.
+
+    An outline is a walk over a grid five times as fine as the pixels, one step at a time along each edge's
+    longer axis. It crosses column c where x steps from 5 c + 2 to 5 c + 3 or back; only those steps are
+    looked at.
+
+    Args:
+        points: (V, 2) px, polygon after polygon; corners: (P,) how many each has; sizes: (P, 2) w, h.
+
+    Returns:
+        The polygon (T,) of each crossing, and the pixel (T,), counted column by column, before which it
+        turns outside into inside or back.
+
+    Raises:
+        InputError: an outline thousands of times larger than a picture.
+    """
+    here = np.trunc(_FINE * points + 0.5).astype(np.int64)
+    polygon = np.repeat(np.arange(len(corners)), corners)
+    ends = np.cumsum(corners)
+    following = np.arange(1, len(here) + 1)
+    following[ends - 1] = ends - corners
+    there = here[following]
+    reach = np.abs(there - here)
+    longest = np.bincount(polygon, reach.max(axis=1) + 1).max(initial=0)
+    if longest > _MAX_STEPS:
+        raise InputError(f"polygon: an outline of {int(longest) // _FINE} px is no part of a picture")
+    steep = reach[:, 1] > reach[:, 0]
     # every edge is walked from its smaller end, so that an edge shared by two polygons is the same line
-    back = major_start > major_end
-    low = np.where(back, minor_end, minor_start)
-    rise = np.where(back, minor_start - minor_end, minor_end - minor_start)
-    slope = np.divide(rise, steps, out=np.zeros(len(steps)), where=steps > 0)
-    edge = np.repeat(np.arange(len(steps)), steps + 1)
-    d = np.arange(total) - np.repeat(np.cumsum(steps + 1) - (steps + 1), steps + 1)
-    t = np.where(back[edge], steps[edge] - d, d)
-    major = t + np.where(back, major_end, major_start)[edge]
-    minor = np.trunc(low[edge] + slope[edge] * t + 0.5).astype(np.int64)
-    return np.where(along_x[edge], major, minor), np.where(along_x[edge], minor, major)
+    swap = np.where(steep, here[:, 1] > there[:, 1], here[:, 0] > there[:, 0])[:, None]
+    low, high = np.where(swap, there, here), np.where(swap, here, there)
+    left, right = np.minimum(here[:, 0], there[:, 0]), np.maximum(here[:, 0], there[:, 0])
+    first = np.maximum(-((2 - left) // _FINE), 0)
+    last = np.minimum((right - 3) // _FINE, sizes[polygon, 0] - 1)
+    count = np.maximum(last - first + 1, 0)
+    edge = np.repeat(np.arange(len(here)), count)
+    column = np.arange(len(edge)) - np.repeat(np.cumsum(count) - count - first, count)
+    y = np.empty(len(edge), np.int64)
+    for height, mine in ((_height_on_flat, ~steep[edge]), (_height_on_steep, steep[edge])):
+        y[mine] = height(low[edge[mine]], high[edge[mine]], _FINE * column[mine] + 2)
+    h = sizes[polygon[edge], 1]
+    return polygon[edge], column * h + np.clip(-((2 - y) // _FINE), 0, h)
+
+
+def _height_on_flat(low: Counts, high: Counts, x: Counts) -> Counts:
+    """The smaller y of the steps from x to x + 1 on edges (E, 2) with a step for every x."""
+    slope = (high[:, 1] - low[:, 1]) / (high[:, 0] - low[:, 0])
+    t = x - low[:, 0]
+    before, after = (np.trunc(low[:, 1] + slope * i + 0.5).astype(np.int64) for i in (t, t + 1))
+    return np.asarray(np.minimum(before, after))
+
+
+def _height_on_steep(low: Counts, high: Counts, x: Counts) -> Counts:
+    """The smaller y of the steps from x to x + 1 or back on edges (E, 2) with a step for every y."""
+    slope = (high[:, 0] - low[:, 0]) / (high[:, 1] - low[:, 1])
+    t = (
+        np.floor((x + 0.5 - low[:, 0]) / slope).astype(np.int64) - 1
+    )  # the step itself, or up to two before it
+    for _ in range(3):
+        at = np.trunc(low[:, 0] + slope * t + 0.5)
+        t += np.where(slope > 0, at <= x, at > x)
+    return np.asarray(low[:, 1] + t - 1)
 
 
 def to_cut(counts: Counts, h: int) -> tuple[int, int, Bits] | None:

@@ -6,14 +6,15 @@ similarity only.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from bodyloop.eval.evidence import APReport, Evidence, Similarity, collect, counts_of
-from bodyloop.eval.protocols import rules
+from bodyloop.eval.protocols import Rules, rules
 from bodyloop.eval.reading import (
     GroundTruth,
     Predictions,
@@ -51,6 +52,9 @@ class BoxReport(APReport):
     AR_L: float
 
 
+Report = TypeVar("Report", bound=BoxReport)
+
+
 def evaluate_boxes(
     ground_truth: Source | GroundTruth, results: ResultSource | Predictions, protocol: str = "standard"
 ) -> BoxReport:
@@ -68,10 +72,25 @@ def evaluate_boxes(
     how = rules(protocol)
     truth = ground_truth if isinstance(ground_truth, GroundTruth) else read_ground_truth(ground_truth)
     found = results if isinstance(results, Predictions) else read_predictions(results, truth, need_boxes=True)
+    similarity = iou_of_pairs(found.boxes, truth.boxes, truth.crowd)
+    return detection_report(BoxReport, truth, found, similarity, how, task="bbox")
+
+
+def detection_report(
+    kind: type[Report],
+    truth: GroundTruth,
+    found: Predictions,
+    similarity: Similarity,
+    how: Rules,
+    *,
+    task: str,
+    parameters: Mapping[str, object] | None = None,
+) -> Report:
+    """The report of boxes or masks, which differ in the similarity only."""
     evidence = collect(
         truth,
         found,
-        {"all": (iou_of_pairs(found.boxes, truth.boxes, truth.crowd), truth.crowd)},
+        {"all": (similarity, truth.crowd)},
         area=truth.area,
         areas=AREAS,
         limits=LIMITS,
@@ -79,10 +98,10 @@ def evaluate_boxes(
     )
     unknown = int(np.count_nonzero(found.category < 0))
     note = f"{unknown} predictions of categories that the ground truth does not have were left out"
-    return BoxReport(
-        task="bbox",
+    return kind(
+        task=task,
         protocol=how.name,
-        parameters={"limits": list(LIMITS), "areas": list(AREAS)},
+        parameters={"limits": list(LIMITS), "areas": list(AREAS), **(parameters or {})},
         counts=counts_of(truth, found, truth.crowd, 0),
         warnings=(note,) if unknown else (),
         evidence=evidence,

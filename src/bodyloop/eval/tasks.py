@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from bodyloop.errors import ConfigError
 from bodyloop.eval.boxes import evaluate_boxes
 from bodyloop.eval.evidence import APReport
+from bodyloop.eval.instance_masks import evaluate_masks
 from bodyloop.eval.keypoints import evaluate_keypoints
 from bodyloop.eval.reading import GroundTruth, Predictions, ResultSource, Source
 
@@ -41,6 +42,7 @@ TASKS: dict[str, Task] = {
     for t in (
         Task("coco-keypoints", "COCO keypoints", "OKS", evaluate_keypoints, ("sigmas",)),
         Task("bbox", "Boxes", "box IoU", evaluate_boxes),
+        Task("segm", "Instance masks", "mask IoU", evaluate_masks),
     )
 }
 
