@@ -17,7 +17,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from bodyloop.data.cropcoco import (
@@ -176,13 +176,21 @@ def photo_name(image: Record) -> str:
         InputError: no name, or one that leads out of the folder.
     """
     name = image.get("file_name")
-    path = PureWindowsPath(name if isinstance(name, str) else "")  # knows both kinds of separators
-    if not path.name or path.anchor or ".." in path.parts or "\0" in str(name):
+    path = inner_path(name)
+    if path is None:
         raise InputError(
             f"image {image.get('id')}: field 'file_name' must be a file below the photos' folder, got {name!r}"
         )
-    plain = path.as_posix()
-    return plain if path.suffix.lower() in (".jpg", ".jpeg") else str(path.with_suffix(".jpg").as_posix())
+    kept = path if path.suffix.lower() in (".jpg", ".jpeg") else path.with_suffix(".jpg")
+    return kept.as_posix()
+
+
+def inner_path(name: object) -> PurePosixPath | None:
+    """A name from a file or an archive as a path below a folder; None if it is none or leads out of it."""
+    path = PureWindowsPath(name if isinstance(name, str) else "")  # knows both kinds of separators
+    if not path.name or path.anchor or ".." in path.parts or "\0" in str(name):
+        return None
+    return PurePosixPath(path.as_posix())
 
 
 def claim(root: Path, content: Mapping[str, Any]) -> None:

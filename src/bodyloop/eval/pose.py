@@ -219,7 +219,7 @@ def evaluate_pose_model(
         scoring: an instance's score is the mean of its keypoint scores over keypoints whose score is > 0.2
             ("keypoints"), or whose presence is > 0.45 ("presence").
         protocol: see `evaluate_keypoints`.
-        presence: crop the photos and judge presence, if the model has it.
+        presence: crop the photos (unless the set is a cropped one) and judge presence, if the model has it.
         seed: of the crops and of the bootstrap.
         limit: only the first photos of each file that show somebody, for a quick look.
         progress, clock: see `predict_boxed`.
@@ -245,9 +245,11 @@ def evaluate_pose_model(
         if presence and found.presence is not None:
             beside = path.with_name("train.json") if baseline is None else Path(baseline)
             fitted = fit_baseline(beside, seed) if baseline is not None or beside.is_file() else None
-            cropped = photos.cropped(build(photos.document, seed))
-            seen = predict_boxed(model, cropped, flip=flip, masks=masks, progress=progress, clock=clock)
-            seconds, persons = seconds + seen.seconds, persons + len(seen.image)
+            cropped, seen = photos, found
+            if not photos.is_cropped:
+                cropped = photos.cropped(build(photos.document, seed))
+                seen = predict_boxed(model, cropped, flip=flip, masks=masks, progress=progress, clock=clock)
+                seconds, persons = seconds + seen.seconds, persons + len(seen.image)
             present.append(presence_section(cropped, seen, fitted, seed=seed, resamples=resamples))
     return PoseReport(
         model=str(model),

@@ -134,11 +134,7 @@ def _cached(place: _Place, cache: str | Path | None) -> Path | None:
 
 def _download(place: _Place, what: str, cache: str | Path | None, endpoint: str | None) -> Path:
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-    from huggingface_hub.errors import HfHubHTTPError
 
-    # Errors of the http library beneath (requests, httpx, ...) by the base of the hub's own; ValueError for
-    # names that are none.
-    transport = cast(type[Exception], HfHubHTTPError.__mro__[1])
     try:
         # Asked once beforehand: the download itself repeats this question for half a minute where there is
         # no network.
@@ -151,9 +147,18 @@ def _download(place: _Place, what: str, cache: str | Path | None, endpoint: str 
             cache_dir=cache,
             endpoint=endpoint,
         )
-    except (OSError, ValueError, transport) as e:
+    except hub_errors() as e:
         raise ModelError(_how_to_get(place, what, cache, e)) from e
     return Path(path)
+
+
+def hub_errors() -> tuple[type[Exception], ...]:
+    """What huggingface_hub raises where something cannot be had."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # Errors of the http library beneath (requests, httpx, ...) by the base of the hub's own; ValueError for
+    # names that are none.
+    return OSError, ValueError, cast(type[Exception], HfHubHTTPError.__mro__[1])
 
 
 def _how_to_get(place: _Place, what: str, cache: str | Path | None, e: Exception) -> str:
