@@ -7,7 +7,7 @@ one in the similarity and in the ignore rule only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -78,16 +78,24 @@ def evaluate_keypoints(
         ConfigError: unknown protocol, sigmas that are not positive numbers.
     """
     how = rules(protocol)
-    truth, found, sig = read_both(ground_truth, results, sigmas, how)
-    points, predicted = keypoints_of(truth, len(sig)), keypoints_of(found, len(sig))
+    if drop_unsure is not None:
+        how = replace(how, drop_unsure=drop_unsure)
+    return judge_keypoints(*read_both(ground_truth, results, sigmas, how), how)
+
+
+def judge_keypoints(
+    truth: GroundTruth, found: Predictions, sigmas: Floats, how: Rules, task: str = "coco-keypoints"
+) -> KeypointReport:
+    """As `evaluate_keypoints`, of files that are already read; other tasks bend the rules a little."""
+    points, predicted = keypoints_of(truth, len(sigmas)), keypoints_of(found, len(sigmas))
     if not how.threes_labelled:
         points = np.concatenate([points[..., :2], without_threes(points[..., 2])[..., None]], axis=-1)
     hidden = not_to_find(truth, points[..., 2], how)
-    kept = taking_part(predicted, how.drop_unsure if drop_unsure is None else drop_unsure)
+    kept = taking_part(predicted, how.drop_unsure)
     evidence = collect(
         truth,
         found,
-        {"all": (oks_of_pairs(predicted, points, truth.boxes, truth.area, sig), hidden)},
+        {"all": (oks_of_pairs(predicted, points, truth.boxes, truth.area, sigmas), hidden)},
         area=truth.area,
         areas=AREAS,
         limits=(LIMIT,),
@@ -98,9 +106,9 @@ def evaluate_keypoints(
     threes = "ordinary labelled keypoints" if how.threes_labelled else "unlabelled keypoints"
     notes = (f"flags of 3 are taken as {threes}; is this a CropCOCO file?",)
     return KeypointReport(
-        task="coco-keypoints",
+        task=task,
         protocol=how.name,
-        parameters={"sigmas": sig.tolist(), "limit": LIMIT, "areas": list(AREAS)},
+        parameters={"sigmas": sigmas.tolist(), "limit": LIMIT, "areas": list(AREAS)},
         counts=counts_of(truth, found, hidden, int(np.count_nonzero(~kept))),
         warnings=file_warnings(truth, found, how) + (notes if has_threes(truth) else ()),
         evidence=evidence,
