@@ -72,28 +72,6 @@ def test_same_as_the_walk(scenes: list[tuple[np.ndarray, np.ndarray, np.ndarray]
                 assert r.ignored[a, t, rows].tolist() == flags
 
 
-def test_results_do_not_depend_on_the_batch_size(monkeypatch: object) -> None:
-    rng = np.random.default_rng(0)
-    image = np.sort(rng.integers(0, 50, 300))
-    truth = np.sort(rng.integers(0, 50, 120))
-    zero = np.zeros(300, np.int64)
-    p = m.pair(image, zero, rng.uniform(size=300), truth, zero[:120], 50, 20)
-    args = (
-        p,
-        rng.uniform(size=len(p.pair_prediction)),
-        rng.uniform(size=(1, 120)) < 0.3,
-        rng.uniform(size=120) < 0.2,
-        rng.uniform(size=(1, 300)) < 0.2,
-        THRESHOLDS,
-    )
-    whole = m.match(*args)
-    monkeypatch.setattr(m, "CHUNK", 1)  # type: ignore[attr-defined]
-    single = m.match(*args)
-    assert np.array_equal(whole.annotation, single.annotation)
-    assert np.array_equal(whole.ignored, single.ignored)
-    assert (whole.annotation >= 0).any()
-
-
 def test_only_the_best_take_part_and_ties_keep_file_order() -> None:
     image, zero = np.array([0, 1, 0, 0]), np.zeros(4, np.int64)
     p = m.pair(image, zero, np.array([0.5, 0.1, 0.9, 0.5]), np.array([1]), zero[:1], 2, 2)

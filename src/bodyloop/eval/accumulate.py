@@ -98,28 +98,35 @@ def accumulate(
                 for ai in np.flatnonzero(to_find):
                     at = (slice(None), vi, slice(None), ci, ai, mi)
                     precision[at], score_at[at], recall[:, vi, ci, ai, mi] = _curve(
-                        matches.annotation[ai][:, order] >= 0,
-                        matches.ignored[ai][:, order],
-                        scores[order],
-                        int(to_find[ai]),
+                        matches.annotation[ai], matches.ignored[ai], order, scores[order], int(to_find[ai])
                     )
     return Curves(precision, recall, score_at)
 
 
-def _curve(matched: Bools, ignored: Bools, scores: Floats, to_find: int) -> tuple[Floats, Floats, Floats]:
-    """Precision (T, R), scores (T, R) and recall (T,) of predictions (T, n) sorted by falling score."""
-    t, n = matched.shape
-    precision, score_at = np.zeros((t, len(RECALL_POINTS))), np.zeros((t, len(RECALL_POINTS)))
-    if not n:
-        return precision, score_at, np.zeros(t)
-    tp = np.cumsum(matched & ~ignored, axis=1, dtype=np.float64)
-    fp = np.cumsum(~matched & ~ignored, axis=1, dtype=np.float64)
-    recall = tp / to_find
-    height = tp / (fp + tp + EPS)
-    envelope = np.maximum.accumulate(height[:, ::-1], axis=1)[:, ::-1]
+def _curve(
+    annotation: npt.NDArray[np.int32], ignored: Bools, order: Ints, scores: Floats, to_find: int
+) -> tuple[Floats, Floats, Floats]:
+    """Precision (T, R), scores (T, R) and recall (T,) of predictions in this order, by falling score.
+
+    Recall rises at right predictions only, and precision is greatest there: nothing else is looked at.
+    """
+    t, points = len(annotation), len(RECALL_POINTS)
+    precision, score_at, recall = np.zeros((t, points)), np.zeros((t, points)), np.zeros(t)
+    if not len(order):
+        return precision, score_at, recall
+    score_at[:, 0] = scores[0]  # the recall of 0 is there from the first prediction on
+    needed = np.searchsorted(np.arange(1, to_find + 1) / to_find, RECALL_POINTS)  # right ones before the last
     for i in range(t):
-        at = np.searchsorted(recall[i], RECALL_POINTS, side="left")
-        reached = at < n
-        precision[i, reached] = envelope[i, at[reached]]
-        score_at[i, reached] = scores[at[reached]]
-    return precision, score_at, recall[:, -1]
+        counted = ~ignored[i].take(order)
+        right = np.flatnonzero(counted & (annotation[i] >= 0).take(order))
+        n = len(right)
+        recall[i] = n / to_find
+        if not n:
+            continue
+        seen = np.cumsum(counted)[right]
+        height = np.arange(1.0, n + 1) / (seen + EPS)
+        envelope = np.maximum.accumulate(height[::-1])[::-1]
+        reached = needed[: np.searchsorted(needed, n)]
+        precision[i, : len(reached)] = envelope[reached]
+        score_at[i, 1 : len(reached)] = scores[right[reached[1:]]]
+    return precision, score_at, recall

@@ -1,9 +1,9 @@
 """Who was found: greedy matching of predictions with annotations, over all images at once.
 
 The protocol (pycocotools' `evaluateImg`) walks predictions by falling score and gives each the most similar
-annotation that is still free. Here the images of one size class are walked together: round r handles the r-th
-prediction of every image, for all thresholds and area ranges in one array operation. Predictions that are
-similar to nothing take part in no round.
+annotation that is still free. Here all images are walked together: turn r handles the r-th prediction of every
+image, for all thresholds and area ranges in one array operation. Only pairs that are similar enough for
+some threshold take part, a tenth of all.
 
 The similarity comes in as one flat array over pairs (OKS, Ex-OKS, IoU: see the tasks); ignore rules come in
 as flags; curves and numbers are left to `accumulate`.
@@ -11,7 +11,6 @@ as flags; curves and numbers are left to `accumulate`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,9 +19,11 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+Bits = npt.NDArray[np.uint64]
 
 CLOSEST = 1 - 1e-10  # a similarity of 1 minus rounding still passes a threshold of 1 (pycocotools)
-CHUNK = 1_000_000  # similarity cells of one batch of images: bounds the memory
+BITS = 64
+ONE, ALL = np.uint64(1), np.uint64(2**64 - 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,24 +86,23 @@ def pair(
 
     Predictions of category -1 (unknown to the ground truth) are left out. Ties in score keep file order.
     """
-    p_key = prediction_category * images + prediction_image
-    a_key = annotation_category * images + annotation_image
-    order = np.lexsort((-scores, p_key))  # stable: ties stay in file order
+    order = np.argsort(-scores, kind="stable")  # of equals the first in the file first
     order = order[prediction_category[order] >= 0]
-    a_order = np.argsort(a_key, kind="stable")
-    keys = np.unique(np.concatenate([p_key[order], a_key]))
-    p_group = np.searchsorted(keys, p_key[order])
-    a_group = np.searchsorted(keys, a_key[a_order])
-    first = np.searchsorted(p_group, np.arange(len(keys) + 1))
-    rank = np.arange(len(order)) - first[p_group] if len(order) else np.zeros(0, np.int64)
+    p_key = (prediction_category * images + prediction_image)[order]
+    by_group = _order(p_key)
+    order, p_key = order[by_group], p_key[by_group]
+    rank = _place(p_key)
     kept = rank < limit
-    order, p_group, rank = order[kept], p_group[kept], rank[kept]
-    p_start = np.searchsorted(p_group, np.arange(len(keys) + 1))
-    a_start = np.searchsorted(a_group, np.arange(len(keys) + 1))
+    order, p_key, rank = order[kept], p_key[kept], rank[kept]
+    a_key = annotation_category * images + annotation_image
+    a_order = _order(a_key)
+    a_key = a_key[a_order]
+    keys = _distinct(np.sort(np.concatenate([p_key, a_key]), kind="stable"))
+    p_group, a_group = np.searchsorted(keys, p_key), np.searchsorted(keys, a_key)
+    p_start = np.searchsorted(p_key, np.append(keys, np.iinfo(np.int64).max))
+    a_start = np.searchsorted(a_key, np.append(keys, np.iinfo(np.int64).max))
     width = np.diff(a_start)[p_group] if len(keys) else np.zeros(0, np.int64)  # annotations per prediction
     row_start = np.concatenate([[0], np.cumsum(width)])
-    pair_p = np.repeat(np.arange(len(order)), width)
-    pair_a = np.arange(row_start[-1]) - row_start[pair_p] + a_start[p_group[pair_p]]
     return Pairing(
         group_category=keys // max(images, 1),
         group_image=keys % max(images, 1),
@@ -114,9 +114,26 @@ def pair(
         prediction_start=p_start,
         annotation_start=a_start,
         pair_start=row_start[p_start],
-        pair_prediction=pair_p,
-        pair_annotation=pair_a,
+        pair_prediction=np.repeat(np.arange(len(order)), width),
+        pair_annotation=np.arange(row_start[-1]) + np.repeat(a_start[p_group] - row_start[:-1], width),
     )
+
+
+def _distinct(ascending: Ints) -> Ints:
+    """The values that occur. (`np.unique` would first import masked arrays, which takes longer than a match.)"""
+    return ascending[np.append(True, ascending[1:] != ascending[:-1])] if len(ascending) else ascending
+
+
+def _order(keys: Ints) -> Ints:
+    """Stable ascending order of whole numbers from 0 (numpy sorts small integers ten times as fast)."""
+    return np.argsort(keys.astype(np.min_scalar_type(keys.max(initial=0))), kind="stable")
+
+
+def _place(ascending: Ints) -> Ints:
+    """How many of the same value stand before each."""
+    new = np.flatnonzero(np.append(True, ascending[1:] != ascending[:-1]))
+    count = np.diff(np.append(new, len(ascending)))
+    return np.arange(len(ascending)) - np.repeat(new, count)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,89 +164,92 @@ def match(
         ignored: (A, G) annotations (sorted positions) that are not to be found.
         crowd: (G,) annotations that may be matched any number of times.
         outside: (A, P) predictions whose own area lies outside the range: ignored unless matched.
-        thresholds: (T,) least similarity of a match.
+        thresholds: (T,) least similarity of a match; at most 64.
 
     Of the annotations that pass, one that counts goes before one that is ignored, then the most similar one,
     then the later one in the file.
     """
-    areas, p, t = len(ignored), len(pairing.predictions), len(thresholds)
-    bars = np.minimum(thresholds, CLOSEST)
-    found = np.full((areas, t, p), -1, np.int32)
-    is_ignored = np.zeros((areas, t, p), bool)
-    for rows, first_annotation, cells in _batches(pairing, similarity, float(bars.min(initial=1.0))):
-        _rounds(rows, first_annotation, cells, ignored, crowd, bars, found, is_ignored)
-    is_ignored |= (found < 0) & outside[:, None, :]
+    t, step = len(thresholds), BITS // len(thresholds)
+    least = float(thresholds.min(initial=1.0))
+    c = _candidates(pairing, similarity, min(least, CLOSEST))
+    found = np.full((len(ignored), t, len(pairing.predictions)), -1, np.int32)
+    is_ignored = np.repeat(outside[:, None], t, axis=1)
+    for first in range(0, len(ignored), step):
+        at = slice(first, first + step)
+        chosen = _choose(c, ignored[at], crowd, np.minimum(thresholds, CLOSEST))
+        for bit, (a, i) in enumerate(np.ndindex(*found[at].shape[:2])):
+            hit = np.flatnonzero(chosen & (ONE << bit))
+            row, annotation = c.row[hit], c.annotation[hit]
+            found[first + a, i, row] = annotation
+            is_ignored[first + a, i, row] = ignored[first + a, annotation]
     return Matches(found, is_ignored)
 
 
-def _batches(pairing: Pairing, similarity: Floats, least: float) -> Iterator[tuple[Ints, Ints, Floats]]:
-    """Groups of like size as padded arrays.
+@dataclass(frozen=True, eq=False)
+class _Candidates:
+    """The E pairs that are similar enough for some threshold, in the order in which they are looked at.
 
-    Yields rows (B, D): positions of the predictions that are similar to something, -1 for padding, groups
-    with most rows first; the first annotation's position (B,); their similarities (B, D, W), -1 for padding.
+    Turn by turn: in the first all groups decide about their best prediction that is similar to something, in the
+    second about the next one, and so on. Within a turn the most similar annotation of each prediction comes first
+    (of equals the later one in the file), then all second ones. So no two pairs of a step share anything.
+
+    Attributes:
+        row, annotation: (E,) sorted positions of the two sides; similarity: (E,).
+        steps: per turn, the slices of its steps.
     """
-    passing = np.zeros(len(pairing.predictions), bool)
-    passing[pairing.pair_prediction[similarity >= least]] = True
-    rows = np.flatnonzero(passing)
-    group = pairing.prediction_group[rows]
-    groups, start, depth = np.unique(group, return_index=True, return_counts=True)
-    width = np.diff(pairing.annotation_start)[groups]
-    place = np.arange(len(rows)) - np.repeat(start, depth)
-    size_class = np.ceil(np.log2(np.maximum(width, 1))).astype(np.int64)
-    for c in np.unique(size_class):
-        members = np.flatnonzero(size_class == c)
-        members = members[np.argsort(-depth[members], kind="stable")]
-        w = int(width[members].max())
-        while len(members):
-            d = int(depth[members[0]])
-            now, members = np.split(members, [max(1, CHUNK // (d * w))])
-            table = np.full((len(now), d), -1, np.int64)
-            cells = np.full((len(now), d, w), -1.0)
-            b = np.repeat(np.arange(len(now)), depth[now])
-            before = np.cumsum(depth[now]) - depth[now]
-            r = np.arange(len(b)) + (start[now] - before)[b]
-            table[b, place[r]] = rows[r]
-            count = width[now][b]  # annotations of each row
-            pb = np.repeat(np.arange(len(r)), count)
-            k = np.arange(len(pb)) - np.repeat(np.cumsum(count) - count, count)
-            begin = pairing.pair_start[groups[now]][b]
-            in_group = rows[r] - pairing.prediction_start[groups[now]][b]
-            cells[b[pb], place[r][pb], k] = similarity[begin[pb] + in_group[pb] * count[pb] + k]
-            yield table, pairing.annotation_start[groups[now]], cells
+
+    row: Ints
+    annotation: Ints
+    similarity: Floats
+    steps: list[list[slice]]
 
 
-def _rounds(
-    rows: Ints,
-    first_annotation: Ints,
-    cells: Floats,
-    ignored: Bools,
-    crowd: Bools,
-    bars: Floats,
-    found: npt.NDArray[np.int32],
-    is_ignored: Bools,
-) -> None:
-    """Walk the predictions of a batch of groups, one place after the other; writes into found, is_ignored."""
-    w = cells.shape[2]
-    position = np.minimum(first_annotation[:, None] + np.arange(w), len(crowd) - 1)  # padding is never chosen
-    by_similarity = np.argsort(cells, axis=2, kind="stable")  # ascending, of equals the later one last
-    key = np.empty(cells.shape, np.int32)  # place in that order: one integer comparison decides
-    np.put_along_axis(key, by_similarity, np.broadcast_to(np.arange(w, dtype=np.int32), cells.shape), axis=2)
-    counts = np.where(ignored[:, position], 0, w).astype(
-        np.int32
-    )  # (A, B, W): what counts beats what is ignored
-    free = np.ones((w, len(rows), len(ignored), len(bars)), bool)
-    for place in range(rows.shape[1]):
-        b = int(np.count_nonzero(rows[:, place] >= 0))  # groups are sorted by depth: a prefix
-        passes = (cells[:b, place, :, None] >= bars).transpose(1, 0, 2)  # (W, b, T)
-        rated = key[:b, place].T[:, :, None] + counts[:, :b].transpose(2, 1, 0)  # (W, b, A)
-        best = np.where(free[:, :b] & passes[:, :, None, :], rated[:, :, :, None], -1).max(
-            axis=0
-        )  # (b, A, T)
-        g, a, t = np.nonzero(best >= 0)
-        j = by_similarity[g, place, best[g, a, t] % w]
-        chosen = position[g, j]
-        row = rows[g, place]
-        found[a, t, row] = chosen
-        is_ignored[a, t, row] = ignored[a, chosen]
-        used = ~crowd[chosen]
-        free[j[used], g[used], a[used], t[used]] = False
+def _candidates(pairing: Pairing, similarity: Floats, least: float) -> _Candidates:
+    pairs = np.flatnonzero(similarity >= least)
+    row, values = pairing.pair_prediction[pairs], similarity[pairs]
+    new = np.append(True, row[1:] != row[:-1])[: len(row)]
+    count = np.diff(np.append(np.flatnonzero(new), len(row)))
+    turn = np.repeat(_place(pairing.prediction_group[row[new]]), count)
+    place = np.zeros(len(row), np.int64)
+    several = np.flatnonzero(np.repeat(count > 1, count))[::-1]
+    several = several[np.lexsort((-values[several], row[several]))]
+    place[several] = _place(row[several])
+    width = int(place.max(initial=0)) + 1
+    step = turn * width + place
+    order = _order(step)
+    ends = np.cumsum(np.bincount(step, minlength=(int(turn.max(initial=-1)) + 1) * width)).tolist()
+    slices = [slice(low, high) for low, high in zip([0, *ends], ends, strict=False)]
+    return _Candidates(
+        row=row[order],
+        annotation=pairing.pair_annotation[pairs[order]],
+        similarity=values[order],
+        steps=[[s for s in slices[i : i + width] if s.stop > s.start] for i in range(0, len(slices), width)],
+    )
+
+
+def _choose(c: _Candidates, ignored: Bools, crowd: Bools, bars: Floats) -> Bits:
+    """(E,) for which area ranges (A) and thresholds (T) each pair is a match: bit a * T + t.
+
+    An annotation that is to be found goes before a more similar one that is ignored.
+    """
+    t = len(bars)
+    whole = ONE << np.arange(0, len(ignored) * t, t, dtype=np.uint64)  # a threshold in all area ranges
+    passing = np.zeros(len(c.row), np.uint64)
+    for i, bar in enumerate(bars):
+        passing |= np.where(c.similarity >= bar, whole.sum() << np.uint64(i), 0)
+    to_find = np.zeros(len(crowd), np.uint64)
+    for bits, row in zip(whole * ((ONE << np.uint64(t)) - ONE), ignored, strict=True):
+        to_find |= np.where(row, 0, bits)
+    free, stays = np.full(len(crowd), ALL), np.where(crowd, ALL, 0)
+    open_ = np.full(int(c.row.max(initial=-1)) + 1, ALL)  # predictions that have no match yet
+    chosen = np.zeros(len(c.row), np.uint64)
+    of_pair = to_find[c.annotation]
+    for steps in c.steps:
+        for wanted in (of_pair, ~of_pair):
+            for at in steps:
+                row, annotation = c.row[at], c.annotation[at]
+                taken = passing[at] & wanted[at] & free[annotation] & open_[row]
+                chosen[at] |= taken
+                open_[row] &= ~taken
+                free[annotation] &= ~taken | stays[annotation]
+    return chosen
