@@ -94,7 +94,7 @@ class Page:
 
     def section(self, title: str, *blocks: Block) -> Page:
         """The page with a section at the end."""
-        return replace(self, sections=(*self.sections, Section(_text(title), blocks)))
+        return replace(self, sections=(*self.sections, Section(legible(title), blocks)))
 
     def html(self) -> str:
         """The whole page as text.
@@ -109,7 +109,7 @@ class Page:
 
             return Markup(svg.replace(_OWN_ID, f"c{next(numbers)}-"))
 
-        told = replace(self, title=_text(self.title), subtitle=_text(self.subtitle))
+        told = replace(self, title=legible(self.title), subtitle=legible(self.subtitle))
         return _template().render(
             page=told, unique=unique, version=__version__, light=_variables(1), dark=_variables(2)
         )
@@ -132,22 +132,27 @@ class Page:
 
 def paragraph(text: str, *, quiet: bool = False) -> Block:
     """A paragraph; ``quiet`` for what is read second."""
-    return Block("paragraph", {"text": _text(text), "quiet": quiet})
+    return Block("paragraph", {"text": legible(text), "quiet": quiet})
+
+
+def heading(text: str) -> Block:
+    """A heading inside a section."""
+    return Block("heading", {"text": legible(text)})
 
 
 def notes(texts: Sequence[str]) -> Block:
     """Things to beware of, as a list that is seen."""
-    return Block("notes", {"texts": [_text(t) for t in texts]})
+    return Block("notes", {"texts": [legible(t) for t in texts]})
 
 
 def tiles(entries: Sequence[tuple[str, str, str]]) -> Block:
     """The numbers to see first: (name, value, what is said below)."""
-    return Block("tiles", {"tiles": [tuple(map(_text, e)) for e in entries]})
+    return Block("tiles", {"tiles": [tuple(map(legible, e)) for e in entries]})
 
 
 def facts(mapping: Mapping[str, object]) -> Block:
     """Names and values in columns that wrap."""
-    return Block("facts", {"rows": [(_text(k), _text(v)) for k, v in mapping.items()]})
+    return Block("facts", {"rows": [(legible(k), legible(v)) for k, v in mapping.items()]})
 
 
 def table(
@@ -167,8 +172,8 @@ def table(
         if len(row) != len(header):
             raise InputError(f"table: a row of {len(row)} cells under {len(header)} names: {list(row)!r}")
     shown = [[_cell(c) for c in row] for row in rows]
-    names = [_text(h) for h in header]
-    return Block("table", {"header": names, "rows": shown, "words": words, "caption": _text(caption)})
+    names = [legible(h) for h in header]
+    return Block("table", {"header": names, "rows": shown, "words": words, "caption": legible(caption)})
 
 
 def picture(
@@ -180,8 +185,8 @@ def picture(
     shown.to_pil().save(buffer, "JPEG", quality=quality, optimize=True)
     source = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
     w, h = shown.size
-    words = {"alt": _text(alt), "caption": _text(caption)}
-    return Block("picture", {"source": source, "width": w, "height": h, **words})
+    told = {"alt": legible(alt), "caption": legible(caption)}
+    return Block("picture", {"source": source, "width": w, "height": h, **told})
 
 
 def chart(drawn: Figure, alt: str, caption: str = "", *, title: str = "") -> Block:
@@ -192,8 +197,8 @@ def chart(drawn: Figure, alt: str, caption: str = "", *, title: str = "") -> Blo
         alt: what it shows, for those who do not see it.
         caption: below; title: above.
     """
-    words = {"alt": _text(alt), "caption": _text(caption), "title": _text(title)}
-    return Block("chart", {"svg": _svg(drawn), **words})
+    told = {"alt": legible(alt), "caption": legible(caption), "title": legible(title)}
+    return Block("chart", {"svg": _svg(drawn), **told})
 
 
 def grid(*blocks: Block, least: int = 330) -> Block:
@@ -203,7 +208,7 @@ def grid(*blocks: Block, least: int = 330) -> Block:
 
 def details(summary: str, *blocks: Block, open: bool = False) -> Block:
     """Blocks that the reader unfolds."""
-    return Block("details", {"summary": _text(summary), "blocks": blocks, "open": open})
+    return Block("details", {"summary": legible(summary), "blocks": blocks, "open": open})
 
 
 def figure(width: float = 4.8, height: float = 3.0, **options: Any) -> tuple[Figure, Axes]:
@@ -261,8 +266,8 @@ def _variables(which: int) -> str:
     return "\n".join(dict.fromkeys(f"  --{v[0]}: {v[which]};" for v in _VARIABLES.values()))
 
 
-def _text(value: object) -> str:
-    """Text that every encoding and parser can hold."""
+def legible(value: object) -> str:
+    """Text that every encoding and parser can hold. Blocks see to it; names on an axis must be given so."""
     return _UNPRINTABLE.sub("\ufffd", str(value))
 
 
@@ -271,7 +276,7 @@ def _cell(value: Cell) -> str:
         return "–"
     if isinstance(value, float | np.floating):
         return f"{value:.4f}"
-    return _text(value)
+    return legible(value)
 
 
 def _svg(drawn: Figure) -> str:
@@ -280,6 +285,7 @@ def _svg(drawn: Figure) -> str:
 
     for text in drawn.findobj(Text):
         text.set_parse_math(False)
+        text.set_text(legible(text.get_text()))
     buffer = io.StringIO()
     how: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "bodyloop", "text.parse_math": False}
     with matplotlib.rc_context(how), warnings.catch_warnings():
