@@ -171,6 +171,8 @@ def judge(
     rules: Rules,
     alarms_everywhere: bool = True,
     matcher: Matcher = match,
+    thresholds: Floats = THRESHOLDS,
+    ranges: Sequence[tuple[float, float]] | None = None,
 ) -> Evidence:
     """Match and accumulate what was measured.
 
@@ -178,15 +180,17 @@ def judge(
         measured: by level, the similarities (Q,) of the pairs and the annotations (G,) not to be found.
         matcher: called as `match` is.
         area, areas, limits, alarms_everywhere: as in `collect`.
+        thresholds: (T,) of similarity.
+        ranges: low and high area of each of ``areas``, px^2; None: those of `AREA_RANGES`.
     """
-    ranges = [AREA_RANGES[name] for name in areas]
+    ranges = [AREA_RANGES[name] for name in areas] if ranges is None else ranges
     order = pairing.annotations
     outside = outside_ranges(area[order], ranges)
     p_outside = outside_ranges(predictions.area[pairing.predictions], ranges)
     done = []
     for name, (values, hidden) in measured.items():
         ignored = outside | hidden[order]
-        matches = matcher(pairing, values, ignored, truth.crowd[order], p_outside, THRESHOLDS)
+        matches = matcher(pairing, values, ignored, truth.crowd[order], p_outside, thresholds)
         if rules.lose_id_zero:
             _lose_id_zero(matches, truth.ids[order], p_outside)
         if not alarms_everywhere:
@@ -198,6 +202,7 @@ def judge(
         predictions.scores[pairing.predictions],
         len(truth.category_ids),
         limits,
+        thresholds,
     )
     return Evidence(truth, predictions, pairing, tuple(done), curves, tuple(areas), tuple(limits))
 
