@@ -149,6 +149,55 @@ def test_flags_of_3_and_areas_of_0_are_pointed_out() -> None:
     assert r.AR == 1 and any("CropCOCO" in w for w in r.warnings) and any("area 0" in w for w in r.warnings)
 
 
+def test_of_equal_annotations_the_later_is_matched() -> None:
+    r = evaluate_keypoints(truth([person(1), person(2)]), [guess(0.9)])
+    assert (r.evidence.matched_ids(1, 1)[0] == 2).all()
+
+
+def test_area_0_leaves_exact_predictions_only() -> None:
+    gt = truth([person(1, area=0)])
+    exact, near = (evaluate_keypoints(gt, [guess(0.9, x=x)]).evidence for x in (100, 100.001))
+    assert exact.similarity(1, 1)[0, 0] == 1 and near.similarity(1, 1)[0, 0] == 0
+
+
+def test_predictions_without_confidence_can_be_dropped_or_kept() -> None:
+    flat = guess(0.9)
+    flat["keypoints"][2::3] = [0.0] * 17
+    gt = truth([person(1)])
+    r = evaluate_keypoints(gt, [flat], drop_unsure=True)
+    assert (r.AR, r.counts["dropped"]) == (0, 1)
+    r = evaluate_keypoints(gt, [flat], protocol="xtcocotools", drop_unsure=False)
+    assert (r.AR, r.counts["dropped"]) == (1, 0)
+
+
+def test_what_exococotools_does_otherwise() -> None:
+    """A false alarm where nobody is, with the best score; a crowd with keypoints; flags of 3 alone."""
+    crowd = person(2, x=400, iscrowd=1)
+    three = person(3, x=400, image_id=2, keypoints=keypoints({0: (400, 100, 3)}))
+    gt = truth([person(1), crowd, three], images=2)
+    dt = [guess(0.9, image_id=2), guess(0.8)]
+    standard, tool = evaluate_keypoints(gt, dt), evaluate_keypoints(gt, dt, protocol="exococotools")
+    assert standard.AR == 1 / 2 and standard.counts["ignored"] == 1  # the crowd; who is out is to be found
+    assert tool.AR == 1 / 2 and tool.counts["ignored"] == 1  # who is out; the crowd is to be found
+    # half of two people found: precision 1/2 after the alarm, which counts for nothing in exococotools
+    assert pytest.approx(51 / 101 / 2, abs=1e-12) == standard.AP
+    assert pytest.approx(51 / 101, abs=1e-12) == tool.AP
+    assert any("as ordinary labelled" in w for w in standard.warnings)
+    assert any("as unlabelled" in w for w in tool.warnings)
+
+
+def test_odd_files_are_pointed_out() -> None:
+    def warnings(gt: dict[str, Any], dt: list[dict[str, Any]], protocol: str = "standard") -> str:
+        return " / ".join(evaluate_keypoints(gt, dt, protocol=protocol).warnings)
+
+    gt = truth([person(0)])
+    assert "annotation with id 0" in warnings(gt, [guess(0.9)], "pycocotools")
+    assert warnings(gt, [guess(0.9)]) == ""
+    assert "is empty" in warnings(gt, [])
+    mixed = [guess(0.9), guess(0.8, bbox=[0, 0, 9, 9])]
+    assert "only 1 of 2 predictions have a bbox" in warnings(gt, mixed, "xtcocotools")
+
+
 @pytest.mark.parametrize("sigmas", [[], [0.1, -0.1], "0.1", [[0.1]]])
 def test_sigmas_that_are_none(sigmas: Any) -> None:
     with pytest.raises(ConfigError, match="sigmas"):
