@@ -17,12 +17,11 @@ from bodyloop.data.detection import (
     PAD,
     Augmentation,
     Photo,
-    parse_sources,
     paste,
     read_photos,
     sample,
 )
-from bodyloop.errors import ConfigError, FileError
+from bodyloop.errors import FileError
 
 NO_BOXES = np.zeros((0, 4), np.float32)
 
@@ -157,10 +156,3 @@ def test_reading(tmp_path: Path) -> None:
 def test_malformed_files(tmp_path: Path, table: dict[str, Any]) -> None:
     with pytest.raises(FileError, match=r"train\.json"):
         read_photos(write(tmp_path, table))
-
-
-def test_sources() -> None:
-    assert parse_sources(["coco:3", "more"]) == {"coco": 0.75, "more": 0.25}
-    for bad in ([], ["coco:x"], ["coco:0"], ["coco:-1"], ["coco:nan"]):
-        with pytest.raises(ConfigError):
-            parse_sources(bad)

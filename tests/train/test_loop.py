@@ -1,11 +1,12 @@
-"""The training loop on a task small enough to know its answers."""
+"""The training loop on a task small enough to know its answers: what repeats, what resumes, what is refused."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -14,34 +15,52 @@ from torch import Tensor, nn
 
 from bodyloop.errors import ConfigError, FileError, ModelError
 from bodyloop.models.registry import list_models
-from bodyloop.train.config import TrainConfig, config_from, load_config, read_options
-from bodyloop.train.loop import batches, fit, learning_rate, parameter_groups, update_average
+from bodyloop.train import loop
+from bodyloop.train.config import TrainConfig, config_from, load_config
+from bodyloop.train.loop import Shared, batches, fit, update_average
 from bodyloop.train.release import load_start, release
+
+
+class Points:
+    """Samples are numbers in -1 .. 1."""
+
+    digests: ClassVar[dict[str, str]] = {"points": "0"}
+
+    def batches_per_epoch(self, size: int) -> int:
+        return 64 // size
+
+    def draw(self, n: int, size: int) -> list[tuple[int, ...]]:
+        return [(n * size + i,) for i in range(size)]
+
+    def sample(self, ref: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+        return rng.uniform(-1, 1, (1, 2, 2)).astype(np.float32)
+
+    def collate(self, samples: Sequence[np.ndarray]) -> dict[str, Tensor]:
+        return {"x": torch.from_numpy(np.stack(samples))}
 
 
 class Line:
     """Learn y = 3 x - 1."""
 
+    blocks = 0
+
     def __init__(self, seed: int = 0) -> None:
         torch.manual_seed(seed)
-        self.net = nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 1, 1))
-        self.seen: list[float] = []
+        self.net = nn.Sequential(
+            nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.1), nn.Conv2d(4, 1, 1)
+        )
+        self.samples = Points()
+        self.steps = 0
 
     @property
     def model(self) -> nn.Module:
         return self.net
 
-    def backbone(self) -> nn.Module | None:
-        return self.net[0]
-
-    def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
-        x = rng.uniform(-1, 1, (size, 1, 2, 2)).astype(np.float32)
-        self.seen.append(float(x.sum()))
-        return {"x": torch.from_numpy(x)}
-
-    def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        error = (self.net(batch["x"]) - (3 * batch["x"] - 1)) ** 2
-        return {"fit": error.mean(), "_largest": error.max()}
+    def losses(self, model: nn.Module, batch: Mapping[str, Tensor], shared: Shared) -> dict[str, Tensor]:
+        self.steps += 1
+        error = (model(batch["x"]) - (3 * batch["x"] - 1)) ** 2
+        count = torch.tensor(float(error.numel()))
+        return {"fit": error.sum() / shared(count), "_largest": error.max()}
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         with torch.no_grad():
@@ -83,25 +102,66 @@ def test_stopping_and_going_on_changes_no_bit(tmp_path: Path) -> None:
 
 def test_a_run_that_died_between_checkpoints_repeats_the_same_steps(tmp_path: Path) -> None:
     class Dies(Line):
-        def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            if len(self.seen) == 26:
+        def losses(self, model: nn.Module, batch: Mapping[str, Tensor], shared: Shared) -> dict[str, Tensor]:
+            if self.steps == 26:
                 raise KeyboardInterrupt
-            return super().losses(batch)
+            return super().losses(model, batch, shared)
 
-    with pytest.raises(KeyboardInterrupt):
-        fit(Dies(), CONFIG, tmp_path / "died")
-    fit(Line(), CONFIG, tmp_path / "died")
+    report = loop.REPORT_EVERY
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(loop, "REPORT_EVERY", 5)
+        with pytest.raises(KeyboardInterrupt):
+            fit(Dies(), CONFIG, tmp_path / "died")
+        fit(Line(), CONFIG, tmp_path / "died")
+    assert report == loop.REPORT_EVERY
     fit(Line(), CONFIG, tmp_path / "whole")
     for k, v in weights(tmp_path / "whole").items():
         assert torch.equal(v, weights(tmp_path / "died")[k]), k
+    rows = [
+        json.loads(line)["step"] for line in (tmp_path / "died" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert rows == sorted(rows) and len([r for r in rows if r == 25]) == 1  # no step is told twice
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_batches_do_not_depend_on_the_number_of_workers(workers: int) -> None:
-    made = [b["x"] for b, _ in batches(Line(), replace(CONFIG, workers=workers), 3, 9)]
-    alone = [b["x"] for b, _ in batches(Line(), CONFIG, 3, 9)]
+    made = [b[0]["x"] for b, _ in batches(Points(), replace(CONFIG, workers=workers), 3, 9)]
+    alone = [b[0]["x"] for b, _ in batches(Points(), CONFIG, 3, 9)]
     assert len(made) == 6
     assert all(torch.equal(a, b) for a, b in zip(made, alone, strict=True))
+
+
+def test_processes_and_parts_share_a_batch() -> None:
+    (whole,) = (b[0]["x"] for b, _ in batches(Points(), CONFIG, 4, 5))
+    split = replace(CONFIG, accumulate=2)
+    parts = [x["x"] for p in range(2) for b, _ in batches(Points(), split, 4, 5, p, 2) for x in b]
+    assert [len(p) for p in parts] == [4] * 4
+    assert {tuple(x.ravel().tolist()) for p in parts for x in p} == {tuple(x.ravel().tolist()) for x in whole}
+
+
+def test_accumulated_parts_give_the_step_of_the_whole_batch(tmp_path: Path) -> None:
+    class Plain(Line):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Conv2d(1, 1, 1))
+
+    for parts in (1, 4):
+        fit(Plain(), replace(CONFIG, accumulate=parts, steps=3), tmp_path / str(parts))
+    one, four = weights(tmp_path / "1"), weights(tmp_path / "4")
+    assert all(torch.allclose(v, four[k], atol=1e-6) for k, v in one.items())
+
+
+def test_overfitting_sees_the_same_samples_again() -> None:
+    config = replace(CONFIG, overfit=4, batch=8)
+    seen = torch.cat([b[0]["x"] for b, _ in batches(Points(), config, 0, 3)])
+    assert len({tuple(x.ravel().tolist()) for x in seen}) == 4
+
+
+def test_a_batch_that_cannot_be_split_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="multiple of 3"):
+        fit(Line(), replace(CONFIG, accumulate=3), tmp_path)
+    with pytest.raises(ConfigError, match="cuda"):
+        fit(Line(), replace(CONFIG, device="cuda:7"), tmp_path)
 
 
 def test_another_models_checkpoint_is_refused(tmp_path: Path) -> None:
@@ -110,28 +170,13 @@ def test_another_models_checkpoint_is_refused(tmp_path: Path) -> None:
     class Wider(Line):
         def __init__(self) -> None:
             super().__init__()
-            self.net[3] = nn.Conv2d(4, 2, 1)
+            self.net[4] = nn.Conv2d(4, 2, 1)
 
     with pytest.raises(ConfigError, match=r"last\.pt"):
         fit(Wider(), CONFIG, tmp_path)
     torch.save({"step": 3}, tmp_path / "last.pt")
     with pytest.raises(FileError, match=r"last\.pt"):
         fit(Line(), CONFIG, tmp_path)
-
-
-def test_learning_rate_by_hand() -> None:
-    c = TrainConfig(lr=1.0, warmup=4, steps=104, final_lr=0.1)
-    assert [learning_rate(s, c) for s in (0, 3)] == [0.25, 1.0]
-    assert learning_rate(4, c) == 1.0
-    assert learning_rate(54, c) == pytest.approx(0.55)  # half way along the cosine
-    assert learning_rate(104, c) == pytest.approx(0.1)
-
-
-def test_groups_decay_matrices_only_and_slow_the_backbone() -> None:
-    groups = parameter_groups(Line(), replace(CONFIG, backbone_lr=0.1, weight_decay=0.3))
-    table = {(g["factor"], g["weight_decay"]): len(g["params"]) for g in groups}
-    # backbone: weight, bias; the rest: conv weight, and its bias with the norm's two vectors
-    assert table == {(0.1, 0.3): 1, (0.1, 0.0): 1, (1.0, 0.3): 1, (1.0, 0.0): 3}
 
 
 def test_average_by_hand() -> None:
@@ -184,6 +229,11 @@ def test_config_from_yaml_and_overrides(tmp_path: Path) -> None:
     ("table", "words"),
     [
         ({"bacth": 8}, "did you mean 'batch'"),
+        ({"rsik": 1}, "did you mean 'risk'"),
+        ({"task": "nose"}, "task must be one of pose, detector"),
+        ({"fixed_norms": 1}, "fixed_norms must be bool"),
+        ({"milestones": ["a"]}, "milestones must be int"),
+        ({"loss": "oks-risk"}, "loss must be"),
         ({"batch": "many"}, "batch must be int"),
         ({"batch": 2.5}, "whole number"),
         ({"batch": None}, "batch must be int"),
@@ -206,13 +256,6 @@ def test_files_that_are_no_configuration(tmp_path: Path, text: str) -> None:
     with pytest.raises(FileError, match=r"none\.yaml"):
         load_config(tmp_path / "none.yaml")
 
-
-def test_options_of_a_task() -> None:
-    assert read_options(["risk:0.5"], {"risk": 1.0, "cut": 0.3}, "pose") == {"risk": 0.5, "cut": 0.3}
-    with pytest.raises(ConfigError, match="did you mean 'risk'"):
-        read_options(["rsik:1"], {"risk": 1.0}, "pose")
-    with pytest.raises(ConfigError, match="must be a number"):
-        read_options(["risk:much"], {"risk": 1.0}, "pose")
 
 
 def test_shipped_recipes_are_valid() -> None:

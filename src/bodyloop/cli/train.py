@@ -13,6 +13,8 @@ from bodyloop.cli._common import STOPPED, AsJson, complain, example, put_json, s
 from bodyloop.errors import ConfigError, FileError, MissingDependency
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from bodyloop.train.config import TrainConfig
     from bodyloop.train.loop import Task
 
@@ -51,10 +53,9 @@ def command(
         raise MissingDependency(f"training needs {e.name}; pip install 'bodyloop[train]'") from e
     settings = load_config(path, changes or ())
     folder = run or Path("runs") / path.stem
-    logging.getLogger("bodyloop.train.loop").addFilter(_Row(settings.steps))
     logging.getLogger("bodyloop.train").setLevel(logging.INFO)
     try:
-        figures = fit(task_of(settings), settings, folder, stop_after=stop_after)
+        figures = fit(task_of(settings), settings, folder, stop_after=stop_after, tell=_tell)
     except ConfigError as e:
         raise ConfigError(f"{path}: {e}") from e
     except KeyboardInterrupt:
@@ -64,7 +65,7 @@ def command(
         put_json({"run": str(folder), **figures})
     else:
         shown = ", ".join(f"{k} {v:.4g}" for k, v in figures.items())
-        say(f"{folder}: step {_step(folder)} of {settings.steps}" + (f": {shown}" if shown else ""))
+        say(f"{folder}: step {_step(folder)}" + (f": {shown}" if shown else ""))
 
 
 def _step(run: Path) -> int:
@@ -95,32 +96,20 @@ def task_of(config: TrainConfig) -> Task:
     Raises:
         ConfigError: an unknown task, or data that is not there.
     """
-    if config.task == "pose":
+    from bodyloop.train.config import DetectorConfig, PoseConfig
+
+    if isinstance(config, PoseConfig):
         from bodyloop.train.pose import PoseTask
 
         return PoseTask(config)
-    if config.task == "detector":
+    if isinstance(config, DetectorConfig):
         from bodyloop.train.detection import DetectorTask
 
         return DetectorTask(config)
-    raise ConfigError(f"task must be 'pose' or 'detector', got {config.task!r}")
+    raise ConfigError(f"nothing trains a {type(config).__name__}")
 
 
-class _Row(logging.Filter):
-    """Makes the loop's rows of figures readable."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self._steps = steps
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Rewrite the record if it is such a row."""
-        try:
-            row = json.loads(record.getMessage())
-        except ValueError:
-            return True
-        if isinstance(row, dict) and "step" in row:
-            step = row.pop("step")
-            figures = " ".join(f"{k.lstrip('_')} {v:.4g}" for k, v in row.items())
-            record.msg, record.args = f"step {step} of {self._steps}: {figures}", None
-        return True
+def _tell(row: Mapping[str, float]) -> None:
+    """One line of figures on the progress stream."""
+    figures = " ".join(f"{k.lstrip('_')} {v:.4g}" for k, v in row.items() if k != "step")
+    complain(f"step {row['step']:g}: {figures}")

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bodyloop.errors import ConfigError, FileError
+from bodyloop.errors import FileError
 
 Boxes = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
@@ -226,24 +226,3 @@ def _jitter(image: Pixels, augmentation: Augmentation, rng: np.random.Generator)
     ]
     hsv = cv2.LUT(hsv, np.stack(tables, axis=-1).astype(np.uint8)[None])
     image[:] = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
-
-
-def parse_sources(sources: Sequence[str]) -> dict[str, float]:
-    """``name:share`` entries as a table of shares that sum to 1.
-
-    Raises:
-        ConfigError: none given, or a share that is no positive number.
-    """
-    shares: dict[str, float] = {}
-    for item in sources:
-        name, _, share = item.partition(":")
-        try:
-            shares[name] = float(share or 1.0)
-        except ValueError as e:
-            raise ConfigError(f"source {item!r}: expected name:share") from e
-        if not shares[name] > 0:
-            raise ConfigError(f"source {item!r}: the share must be positive")
-    if not shares:
-        raise ConfigError("no sources given; expected for example 'coco:1.0'")
-    total = sum(shares.values())
-    return {k: v / total for k, v in shares.items()}

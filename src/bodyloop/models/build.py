@@ -42,7 +42,7 @@ def build_network(card: Card, *, meta: bool = False) -> nn.Module:
     if card.architecture == SMALL:
         from bodyloop.nn.small import SmallPose
 
-        return SmallPose(card.num_keypoints)
+        return SmallPose(card.num_keypoints, plain=card.head == "plain")
     from bodyloop.nn.topdown import build_pose
 
     head: HeadKind = card.head

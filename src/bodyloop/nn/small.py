@@ -149,9 +149,11 @@ class SmallPose(nn.Module):
         widths: tuple[int, int, int, int] = (128, 112, 96, 64),
         blocks: tuple[int, int, int, int] = (2, 2, 2, 1),
         last_repeats: int = 3,
+        plain: bool = False,
     ) -> None:
         super().__init__()
         self.num_keypoints = num_keypoints
+        self.plain = plain  # "maps" are the logits, heat maps; the side branches still look through sparsemax
         self.size = (192, 256)
         self.map_size = (48, 64)
         self.backbone = EfficientNetLite0(last_repeats)
@@ -173,13 +175,14 @@ class SmallPose(nn.Module):
         logits = self.final(features).float()
         out: dict[str, Tensor] = {"logits": logits}
         if wanted - {"logits", "features"}:
-            out["maps"] = self.sparsemax(logits.flatten(2) / self.temperature).reshape(logits.shape)
+            maps = self.sparsemax(logits.flatten(2) / self.temperature).reshape(logits.shape)
+            out["maps"] = logits if self.plain else maps
         if wanted & set(BRANCHES):
             pooled = taps[-1].mean(dim=(2, 3))
             # the branches do not steer the maps, as in ProbPose; but what tells a cut person must be in the
             # features, and localisation alone does not teach it: a part of the gradient goes on
             side = self.branches(
-                _softened(features).float(), out["maps"].detach(), logits.detach(), _softened(pooled).float()
+                _softened(features).float(), maps.detach(), logits.detach(), _softened(pooled).float()
             )
             for name, value in zip(BRANCHES, side.unbind(-1), strict=True):
                 out[name] = torch.sigmoid(value.float())

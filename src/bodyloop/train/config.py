@@ -1,14 +1,15 @@
 """Training configurations: frozen dataclasses read from flat YAML, unknown keys refused.
 
-No inheritance between configurations: a recipe is one file that shows every number that differs from the
+No inheritance between recipes: a recipe is one file that shows every number that differs from the
 defaults below. ``key=value`` pairs of the command line are applied on top, checked by the same rules.
+`TrainConfig` is what the loop needs; `PoseConfig` and `DetectorConfig` add what their tasks need.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,61 +18,167 @@ from bodyloop.errors import ConfigError, FileError
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What every training needs; recipes for a model add their own fields in subclasses of their task.
+    """What every training needs.
 
     Attributes:
         task: "pose" or "detector".
-        model: architecture name.
+        model: architecture or card.
         data: folder with the data sets; an environment variable may stand in it.
         sources: data sets below ``data`` as ``name:share`` (share of each batch).
-        batch: samples per step. steps: optimiser steps in all.
         start: "imagenet", "none", a checkpoint of another run (.pt) or a weight file.
-        lr: peak learning rate; backbone_lr: factor for the pretrained backbone. warmup: steps.
-        final_lr: share of the peak at the end of the cosine.
-        ema: decay of the averaged weights. clip: gradient norm. seed: of everything random.
-        precision: "bf16" or "fp32". workers: threads that prepare batches (0: in the loop itself).
-        checkpoint_every, evaluate_every: steps.
-        options: the task's own numbers, by name; each task refuses what it does not know.
+        freeze: parameters that are not trained, by the beginning of their names.
+        batch: samples per step, of all processes together. accumulate: parts it is worked in.
+        steps: optimiser steps in all. epochs: if not 0, instead of steps: passes through all samples.
+        lr: peak learning rate. schedule: "cosine" to ``final_lr`` times it, or "steps": times ``gamma`` at
+            each of the ``milestones`` (epochs). warmup: steps, linear from ``warmup_from`` times the peak.
+        backbone_lr: factor for the backbone; layer_decay: factor from block to block of it (1: none).
+        weight_decay: of matrices and filters. clip: gradient norm. ema: decay of the averaged weights (0: none).
+        seed: of everything random.
+        precision: "bf16" or "fp32". compile: by torch.compile.
+        device: "cpu" or "cuda". threads: of torch on a CPU. workers: processes that prepare samples.
+        checkpoint_every, evaluate_every: steps. evaluate_samples: the first only (0: all).
+        overfit: train on this many fixed samples and judge on them (0: off), to find mistakes.
     """
 
     task: str = "pose"
     model: str = "pmpose-n"
     data: str = "$BODYLOOP_DATA"
     sources: tuple[str, ...] = ()
-    start: str = "imagenet"
+    start: str = "none"
+    freeze: tuple[str, ...] = ()
     batch: int = 32
+    accumulate: int = 1
     steps: int = 10_000
+    epochs: int = 0
     lr: float = 1e-3
-    backbone_lr: float = 0.5
+    schedule: str = "cosine"
     final_lr: float = 0.02
+    milestones: tuple[int, ...] = (170, 200)
+    gamma: float = 0.1
     warmup: int = 200
+    warmup_from: float = 0.001
+    backbone_lr: float = 1.0
+    layer_decay: float = 1.0
     weight_decay: float = 0.05
-    ema: float = 0.998
     clip: float = 5.0
+    ema: float = 0.998
     seed: int = 0
     precision: str = "bf16"
+    compile: bool = False
     device: str = "cpu"
     threads: int = 1
     workers: int = 0
     checkpoint_every: int = 250
     evaluate_every: int = 1000
     evaluate_samples: int = 0
-    options: tuple[str, ...] = ()
+    overfit: int = 0
 
     def __post_init__(self) -> None:
-        positive = ("batch", "steps", "lr", "checkpoint_every", "evaluate_every", "threads")
+        positive = ("batch", "accumulate", "steps", "lr", "checkpoint_every", "evaluate_every", "threads")
         for name in positive:
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be positive, got {getattr(self, name)!r}")
-        if self.precision not in ("bf16", "fp32"):
-            raise ConfigError(f"precision must be 'bf16' or 'fp32', got {self.precision!r}")
+        self._one_of("precision", "bf16", "fp32")
+        self._one_of("schedule", "cosine", "steps")
+
+    def _one_of(self, name: str, *known: str) -> None:
+        if getattr(self, name) not in known:
+            raise ConfigError(
+                f"{name} must be {' or '.join(repr(k) for k in known)}, got {getattr(self, name)!r}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
+        """All fields by name."""
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class PoseConfig(TrainConfig):
+    """What a pose training needs beyond the loop; probabilities and amounts of the augmentations.
+
+    Attributes:
+        skeleton: name of the keypoints to learn; empty: those of the model's card.
+        validation: COCO-layout file below ``data`` for evaluation.
+        loss: "sparsemax" (our own), "oks" (ProbPose), "oks-unit" (PMPose), "mse" (plain heatmaps), "double".
+        min_keypoints, min_height: people with less are left out.
+        knows_hidden: sources whose labels tell hidden from visible keypoints; empty: all.
+        mask, mask_alpha, mask_noise: share of people with masks whose surroundings are dimmed, by how much,
+            and how often the mask is spoiled.
+        flip, half_body, half_body_least: probabilities; least labelled keypoints of half bodies.
+        shift, shift_share, scale, rotate, rotate_share: of the box; degrees; how often.
+        edges, cut: probability of a black frame (PMPose) and of cutting people (ours).
+        patches, photometric, paste: probability of black patches, strength of colours, probability of others
+            pasted before or behind.
+        risk, presence, visibility, quality: weights of our own losses' terms; mse: weight of heatmaps'.
+        teacher, distill: weight file whose maps are learned from, and the weight of that term.
+        fixed_stages, train_depthwise, fixed_norms: what of pmpose-n's backbone stays as ImageNet made it.
+    """
+
+    skeleton: str = ""
+    validation: str = "coco/dev.json"
+    loss: str = "sparsemax"
+    min_keypoints: int = 1
+    min_height: float = 0.0
+    knows_hidden: tuple[str, ...] = ()
+    mask: float = 0.0
+    mask_alpha: float = 0.25
+    mask_noise: float = 1.0
+    flip: float = 0.5
+    half_body: float = 0.3
+    half_body_least: int = 9
+    shift: float = 0.16
+    shift_share: float = 0.3
+    scale: float = 0.5
+    rotate: float = 80.0
+    rotate_share: float = 0.6
+    edges: float = 0.0
+    cut: float = 0.0
+    patches: float = 0.0
+    photometric: float = 0.0
+    paste: float = 0.0
+    risk: float = 0.25
+    presence: float = 0.5
+    visibility: float = 0.25
+    quality: float = 2.0
+    mse: float = 1.0
+    teacher: str = ""
+    distill: float = 1.0
+    fixed_stages: int = 0
+    train_depthwise: bool = True
+    fixed_norms: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._one_of("loss", "sparsemax", "oks", "oks-unit", "mse", "double")
+
+
+@dataclass(frozen=True)
+class DetectorConfig(TrainConfig):
+    """What a detector training needs beyond the loop.
+
+    Attributes:
+        size, size_high: sides of the square canvas, drawn per batch. test_size: of the evaluation.
+        mosaic: share of pictures made of four. scale_low, scale_high: of the photos.
+        fixed_stages, train_depthwise: what of the backbone stays as ImageNet made it.
+    """
+
+    task: str = "detector"
+    model: str = "rtmdet-n"
+    size: int = 320
+    size_high: int = 416
+    test_size: int = 416
+    mosaic: float = 0.5
+    scale_low: float = 0.45
+    scale_high: float = 1.4
+    fixed_stages: int = 2
+    train_depthwise: bool = False
+
+
+TASKS: dict[str, type[TrainConfig]] = {"pose": PoseConfig, "detector": DetectorConfig}
+
+
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
-    """Read a flat YAML recipe and apply ``key=value`` overrides.
+    """Read a flat YAML recipe and apply ``key=value`` overrides; its key ``task`` decides the class.
 
     Raises:
         FileError: the file cannot be read. ConfigError: unknown key (the nearest known one is named) or bad value.
@@ -97,27 +204,36 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
 
 
 def config_from(table: Mapping[str, Any], where: str = "configuration") -> TrainConfig:
-    """Build a TrainConfig from plain values, converting and checking each by the field's type."""
-    known = {f.name: f for f in fields(TrainConfig)}
+    """Build the configuration of the table's task from plain values, each checked by the field's type.
+
+    Raises:
+        ConfigError: an unknown task or key (the nearest is named), or a value that does not fit.
+    """
+    task = table.get("task", "pose")
+    if task not in TASKS:
+        raise ConfigError(f"{where}: task must be one of {', '.join(TASKS)}, got {task!r}")
+    kind = TASKS[task]
+    known = {f.name: f for f in fields(kind)}
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(known)}"
             raise ConfigError(f"{where}: unknown key {key!r}{hint}")
-        values[key] = _convert(key, value, getattr(TrainConfig, key), where)
+        values[key] = _convert(key, value, getattr(kind, key), where)
     try:
-        return replace(TrainConfig(), **values)
+        return kind(**values)
     except ConfigError as e:
         raise ConfigError(f"{where}: {e}") from None
 
 
 def _convert(key: str, value: Any, default: Any, where: str) -> Any:
+    """A plain value in the type of the field's default; lists in that of the default's items (text if empty)."""
     if isinstance(default, tuple):
         items = value if isinstance(value, list | tuple) else [value]
-        return tuple(str(v) for v in items)
+        return tuple(_convert(key, v, default[0] if default else "", where) for v in items)
     kind = type(default)
-    if isinstance(value, bool) or value is None or isinstance(value, list | dict):
+    if value is None or isinstance(value, list | dict) or isinstance(value, bool) is not (kind is bool):
         raise ConfigError(f"{where}: {key} must be {kind.__name__}, got {value!r}")
     try:
         converted = kind(value)
@@ -126,19 +242,3 @@ def _convert(key: str, value: Any, default: Any, where: str) -> Any:
     if kind is int and float(value) != converted:
         raise ConfigError(f"{where}: {key} must be a whole number, got {value!r}")
     return converted
-
-
-def read_options(options: Sequence[str], defaults: Mapping[str, float], task: str) -> dict[str, float]:
-    """The task's own ``name:value`` numbers over its defaults; unknown names are refused."""
-    out = dict(defaults)
-    for item in options:
-        name, _, value = item.replace("=", ":").partition(":")
-        if name not in out:
-            near = difflib.get_close_matches(name, out, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(out)}"
-            raise ConfigError(f"task {task!r} has no option {name!r}{hint}")
-        try:
-            out[name] = float(value)
-        except ValueError as e:
-            raise ConfigError(f"option {name!r} must be a number, got {value!r}") from e
-    return out

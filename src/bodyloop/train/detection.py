@@ -10,6 +10,7 @@ Source: RTMDet (Lyu et al., 2022), assigner and losses of its boxes-only configu
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -23,18 +24,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bodyloop.data.detection import Augmentation, parse_sources, read_photos, sample
+from bodyloop.data.detection import Augmentation, DetectionSample, read_photos, sample
 from bodyloop.detect.rtmdet import RTMDetDetector
 from bodyloop.engines import Array
 from bodyloop.errors import ConfigError
 from bodyloop.geometry import boxes_to_xywh
 from bodyloop.images import read
 from bodyloop.models.cards import Detection, Preprocess
-from bodyloop.nn.efficientnet import MEAN, STD, freeze
+from bodyloop.nn.efficientnet import MEAN, STD
+from bodyloop.nn.efficientnet import freeze as freeze_stages
 from bodyloop.nn.frugal import make_frugal
 from bodyloop.nn.rtmdet import STRIDES, DetectorFunction, decode, make_priors, rtmdet_n
 from bodyloop.roles import Detector
-from bodyloop.train.config import TrainConfig, read_options
+from bodyloop.train.config import DetectorConfig
+from bodyloop.train.loop import Shared
+from bodyloop.train.mixture import Mixture, parse_sources
+from bodyloop.train.optimiser import freeze
+from bodyloop.train.pose_data import source_file
 from bodyloop.train.release import load_start
 
 CANDIDATES = 13  # best IoUs of a person that decide how many cells answer for it
@@ -45,17 +51,6 @@ SCORE_FLOOR = 0.01  # AP integrates over all scores; below this nothing is found
 NMS_IOU = 0.65
 
 Floats = npt.NDArray[np.float32]
-
-OPTIONS = {
-    "size": 320.0,  # sides of the canvas, drawn per batch: people as large as the judged input must occur
-    "size_high": 416.0,
-    "test_size": 416.0,
-    "mosaic": 0.5,
-    "scale_low": 0.45,
-    "scale_high": 1.4,
-    "fixed_stages": 2.0,
-    "train_depthwise": 0.0,
-}
 
 
 def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
@@ -143,12 +138,14 @@ def detection_losses(
     ignore: list[Tensor],
     size: tuple[int, int],
     labels: list[Tensor] | None = None,
+    shared: Shared = lambda x: x,
 ) -> dict[str, Tensor]:
     """Classification and box loss of a batch.
 
     Args:
         logits: (B, P, C). distances: (B, P, 4). boxes, ignore: per picture (N, 4), (M, 4) input px.
         size: (height, width) of the input. labels: per picture (N,) int64; None: all are class 0.
+        shared: the mean of a sum over all processes, by which the terms are divided.
     """
     if labels is None:
         labels = [torch.zeros(len(b), dtype=torch.int64, device=b.device) for b in boxes]
@@ -166,7 +163,7 @@ def detection_losses(
         errors.append(1 - giou(predicted[positive], truth[owner[positive]]))
         metrics.append(metric[positive])
     metric = torch.cat(metrics)
-    total = metric.sum().clamp(min=1.0)
+    total = shared(metric.sum()).clamp(min=1.0)
     quality = quality_focal(torch.stack(scores), torch.stack(targets)) * torch.stack(weights)
     return {
         "class": quality.sum() / total,
@@ -176,65 +173,85 @@ def detection_losses(
     }
 
 
-class DetectorTask:
-    """Trains `rtmdet_n` on photos with boxes; implements `bodyloop.train.loop.Task`."""
+class DetectorSamples:
+    """Photos of several sets, as `bodyloop.train.loop.Samples`; a ref is (source, photo, side of the canvas)."""
 
-    def __init__(self, config: TrainConfig) -> None:
-        if config.model != "rtmdet-n":
-            raise ConfigError(f"the detector task trains 'rtmdet-n', not {config.model!r}")
-        self.options = read_options(config.options, OPTIONS, "detector")
-        self._model = rtmdet_n(pretrained=config.start == "imagenet")
-        if config.start not in ("imagenet", "none"):
-            load_start(self._model, config.start)
-        freeze(self._model.backbone, int(self.options["fixed_stages"]), bool(self.options["train_depthwise"]))
-        make_frugal(self._model, [self._model.backbone])
+    def __init__(self, config: DetectorConfig) -> None:
         self.root = Path(os.path.expandvars(config.data))
-        self.shares = parse_sources(config.sources)
-        self.photos = {name: read_photos(self.root / name / "train.json") for name in self.shares}
-        self.sizes = range(int(self.options["size"]), int(self.options["size_high"]) + 1, STRIDES[-1])
+        self.seed = config.seed
+        shares = parse_sources(config.sources)
+        self.files = [source_file(self.root, name) for name in shares]
+        self.photos = [read_photos(f) for f in self.files]
+        self.mixture = Mixture([len(p) for p in self.photos], list(shares.values()), config.seed)
+        self.sizes = range(config.size, config.size_high + 1, STRIDES[-1])
         if not len(self.sizes) or self.sizes[0] % STRIDES[-1]:
             raise ConfigError(f"size must be a multiple of {STRIDES[-1]} and at most size_high")
         self.augmentation = Augmentation(
-            size=self.sizes[0],
-            mosaic=self.options["mosaic"],
-            scale=(self.options["scale_low"], self.options["scale_high"]),
+            size=self.sizes[0], mosaic=config.mosaic, scale=(config.scale_low, config.scale_high)
         )
 
     @property
-    def model(self) -> nn.Module:
-        return self._model
+    def digests(self) -> Mapping[str, str]:
+        return {str(f): hashlib.sha256(f.read_bytes()).hexdigest() for f in self.files}
 
-    def backbone(self) -> nn.Module | None:
-        return self._model.backbone
+    def batches_per_epoch(self, size: int) -> int:
+        return self.mixture.batches_per_epoch(size)
 
-    def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
+    def draw(self, n: int, size: int) -> Sequence[tuple[int, ...]]:
+        side = int(np.random.default_rng([self.seed, n]).choice(self.sizes))  # one canvas a batch
+        return [(source, index, side) for source, index in self.mixture.draw(n, size)]
+
+    def sample(self, ref: tuple[int, ...], rng: np.random.Generator) -> DetectionSample:
+        source, index, side = ref
+        return sample(self.photos[source], replace(self.augmentation, size=side), rng, index)
+
+    def collate(self, samples: Sequence[DetectionSample]) -> dict[str, Tensor]:
         """``images`` (B, H, W, 3) uint8, ``boxes`` and ``ignore`` (B, n, 4), filled up with NaN rows."""
-        names = list(self.shares)
-        samples = []
-        augmentation = replace(self.augmentation, size=int(rng.choice(self.sizes)))
-        for name in rng.choice(len(names), size=size, p=list(self.shares.values())):
-            photos = self.photos[names[int(name)]]
-            samples.append(sample(photos, augmentation, rng, int(rng.integers(len(photos)))))
         return {
             "images": torch.from_numpy(np.stack([s.image for s in samples])),
             "boxes": _padded([s.boxes for s in samples]),
             "ignore": _padded([s.ignore for s in samples]),
         }
 
-    def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+
+class DetectorTask:
+    """Trains `rtmdet_n` on photos with boxes; implements `bodyloop.train.loop.Task`."""
+
+    blocks = 0
+
+    def __init__(self, config: DetectorConfig) -> None:
+        if config.model != "rtmdet-n":
+            raise ConfigError(f"the detector task trains 'rtmdet-n', not {config.model!r}")
+        self.config = config
+        self.samples = DetectorSamples(config)
+        torch.manual_seed(config.seed)
+        self._model = rtmdet_n(pretrained=config.start == "imagenet")
+        if config.start not in ("imagenet", "none"):
+            load_start(self._model, config.start)
+        freeze_stages(self._model.backbone, config.fixed_stages, config.train_depthwise)
+        freeze(self._model, config.freeze)
+        make_frugal(self._model, [self._model.backbone])
+
+    @property
+    def model(self) -> nn.Module:
+        return self._model
+
+    def losses(self, model: nn.Module, batch: Mapping[str, Tensor], shared: Shared) -> dict[str, Tensor]:
         images = batch["images"]
-        logits, distances = self._model(normalise(images))
+        logits, distances = model(normalise(images))
         boxes, ignore = ([b[b[:, 0].isfinite()] for b in batch[k]] for k in ("boxes", "ignore"))
         with torch.autocast(images.device.type, enabled=False):
-            return detection_losses(logits, distances, boxes, ignore, (images.shape[1], images.shape[2]))
+            return detection_losses(
+                logits, distances, boxes, ignore, (images.shape[1], images.shape[2]), shared=shared
+            )
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Box AP of COCO on ``coco/dev.json``; ``score`` is AP."""
         from bodyloop.eval import evaluate_boxes
 
-        path = self.root / "coco" / "dev.json"
+        path = self.samples.root / "coco" / "dev.json"
         truth = json.loads(path.read_text(encoding="utf-8"))
-        size = int(self.options["test_size"])
+        size = self.config.test_size
         detector = RTMDetDetector(
             _Running(model, size),
             Preprocess((size, size), mean=MEAN, std=STD, input="uint8-nhwc"),

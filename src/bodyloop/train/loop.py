@@ -1,178 +1,287 @@
-"""The training loop: data, model, optimiser, steps, evaluation, checkpoint. One file, read top to bottom.
+"""The training loop: samples, model, optimiser, steps, evaluation, checkpoint. One file, read top to bottom.
 
-A `Task` brings the model, makes batches and losses, and evaluates. Batch number n is made from a generator
-seeded by (seed, n) alone: a resumed run, or one with more worker threads, sees the same samples. Weights are
-averaged (EMA) from the first step; evaluation and export use the average. Checkpoints are written beside
-the old one and moved over it, so a kill at any moment leaves a whole file.
+A `Task` brings the model, its samples and losses, and evaluates. Sample i of batch n is made from a
+generator seeded by (seed, n, i) alone, and torch's generator is seeded anew before every step: a run that
+goes on after a kill, other numbers of workers and of processes see the same samples, and on one process
+every bit is the same. `accelerate` spreads a batch over processes (`accelerate launch`, `torchrun`): losses
+divide by counts that are summed over all of them. Weights are averaged (EMA); evaluation and export use the
+average. Checkpoints are written beside the old one and moved over it, so a kill leaves a whole file.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
-from bodyloop.errors import ConfigError, FileError
+from bodyloop.errors import ConfigError
+from bodyloop.train.checkpoint import Record, Row, restore, save, state_of
 from bodyloop.train.config import TrainConfig
+from bodyloop.train.optimiser import learning_rate, parameter_groups
 
 log = logging.getLogger(__name__)
 
+REPORT_EVERY = 50  # steps from one row of figures to the next
+
+Ref = tuple[int, ...]  # names a sample; what the numbers mean is the samples' own business
+Shared = Callable[[Tensor], Tensor]
+"""The mean of a tensor over all processes, without a gradient: what losses divide their counts by."""
+
+
+class Samples(Protocol):
+    """Training data: which samples a batch has, and how one is made. Travels to worker processes."""
+
+    @property
+    def digests(self) -> Mapping[str, str]:
+        """sha256 of the annotation files by path."""
+        ...
+
+    def batches_per_epoch(self, size: int) -> int: ...
+
+    def draw(self, n: int, size: int) -> Sequence[Ref]:
+        """The samples of batch ``n``; the same whenever asked."""
+        ...
+
+    def sample(self, ref: Ref, rng: np.random.Generator) -> Any:
+        """One sample; all randomness from ``rng``."""
+        ...
+
+    def collate(self, samples: Sequence[Any]) -> dict[str, Tensor]: ...
+
 
 class Task(Protocol):
-    """What is trained: a model, its batches, its losses, its measure."""
+    """What is trained: a model, its samples, its losses, its measure."""
 
     @property
     def model(self) -> nn.Module: ...
 
-    def batch(self, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
-        """``size`` training samples as tensors; all randomness from ``rng``."""
+    @property
+    def samples(self) -> Samples: ...
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of a transformer backbone, for the layer-wise decay; 0 for others."""
         ...
 
-    def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def losses(self, model: nn.Module, batch: Mapping[str, Tensor], shared: Shared) -> dict[str, Tensor]:
         """Scalar terms whose sum is minimised; names starting with ``_`` are only logged."""
         ...
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Figures of the averaged weights on the dev split; ``score`` decides which checkpoint is best."""
-        ...
-
-    def backbone(self) -> nn.Module | None:
-        """The part that starts from pretrained weights and gets the smaller learning rate."""
+        """Figures of the averaged weights; ``score`` decides which checkpoint is best."""
         ...
 
 
-def fit(task: Task, config: TrainConfig, run: Path, *, stop_after: int | None = None) -> dict[str, float]:
-    """Train until ``config.steps`` (or ``stop_after`` steps from now); resume from ``run/last.pt`` if there.
+def fit(
+    task: Task,
+    config: TrainConfig,
+    run: Path,
+    *,
+    stop_after: int | None = None,
+    tell: Callable[[Row], None] | None = None,
+) -> dict[str, float]:
+    """Train to the end (or ``stop_after`` steps from now); go on from ``run/last.pt`` if it is there.
 
-    Writes ``last.pt``, ``best.pt``, ``metrics.jsonl`` and ``config.json`` below ``run``. Returns the last figures.
+    Writes ``last.pt``, ``best.pt``, ``metrics.jsonl``, ``config.json`` and, with tensorboard installed, its
+    files below ``run``. ``tell`` gets every row of figures. Returns the last figures of the evaluation.
+
+    Raises:
+        ConfigError: a device that is not there, or a checkpoint of another model.
+        FileError: ``last.pt`` is no checkpoint.
     """
     run.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed)
-    device = torch.device(config.device)
-    layout = torch.channels_last
-    model = task.model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+    accelerator = _start(config)
+    device = accelerator.device
+    per_epoch = task.samples.batches_per_epoch(config.batch)
+    steps = config.epochs * per_epoch or config.steps
+    model = task.model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(model).eval().requires_grad_(False)
-    optimiser = torch.optim.AdamW(parameter_groups(task, config), lr=config.lr, betas=(0.9, 0.999))
+    groups = parameter_groups(model.named_parameters(), config, task.blocks)
+    optimiser = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.999))
     step, best = 0, -math.inf
     last = run / "last.pt"
     if last.exists():
-        step, best = _restore(last, model, average, optimiser)
-        log.info("resuming %s at step %d", last, step)
-    (run / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n", encoding="utf-8")
-    end = config.steps if stop_after is None else min(config.steps, step + stop_after)
+        step, best = restore(last, model, average, optimiser, config, task.samples.digests)
+        log.info("going on from %s at step %d", last, step)
+    parallel = accelerator.prepare(model)
+    if config.compile:
+        parallel = torch.compile(parallel)
+    end = steps if stop_after is None else min(steps, step + stop_after)
     figures: dict[str, float] = {}
-    with (run / "metrics.jsonl").open("a", encoding="utf-8") as out:
+    with Record(run, step, config, accelerator.is_main_process, tell) as record:
         started, seen, waited = time.monotonic(), 0, 0.0
-        sums: dict[str, float] = {}
-        for batch, wait in batches(task, config, step, end):
-            rate = learning_rate(step, config)
+        sums: dict[str, Tensor] = {}
+        for parts, wait in batches(
+            task.samples, config, step, end, accelerator.process_index, accelerator.num_processes
+        ):
+            rate = learning_rate(step, config, steps, per_epoch)
             for group in optimiser.param_groups:
                 group["lr"] = rate * group["factor"]
-            batch = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
-            terms = _forward(task, batch, config, device)
-            total = torch.stack([v for k, v in terms.items() if not k.startswith("_")]).sum()
+            torch.manual_seed(_torch_seed(config.seed, step, accelerator.process_index))
             optimiser.zero_grad(set_to_none=True)
-            total.backward()  # type: ignore[no-untyped-call]
+            for i, batch in enumerate(parts):
+                batch = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
+                whole = i == len(parts) - 1
+                with contextlib.nullcontext() if whole else accelerator.no_sync(parallel):
+                    terms = forward(task, parallel, batch, config, accelerator)
+                    total = torch.stack([v for k, v in terms.items() if not k.startswith("_")]).sum()
+                    accelerator.backward(total / len(parts))
+                for name, value in terms.items():
+                    sums[name] = sums.get(name, 0) + value.detach() / len(parts)
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
             if torch.isfinite(norm):
                 optimiser.step()
             update_average(average, model, config.ema, step)
+            sums["_norm"] = sums.get("_norm", 0) + norm.detach()
             step += 1
-            seen += config.batch
+            seen += 1
             waited += wait
-            for name, value in {**terms, "_norm": norm}.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach())
-            if step % 50 == 0 or step == end:
+            if step % REPORT_EVERY == 0 or step == end:
                 elapsed = time.monotonic() - started
-                n = seen / config.batch
-                row = {
-                    "step": step,
-                    "lr": rate,
-                    **{k: round(v / n, 6) for k, v in sums.items()},
-                    "samples_per_s": round(seen / elapsed, 2),
-                    "waiting": round(waited / elapsed, 3),
+                means = accelerator.reduce(torch.stack([v.float() / seen for v in sums.values()]), "mean")
+                pace = seen / max(elapsed, 1e-9)
+                row: Row = {"step": step, "lr": rate}
+                row |= dict(zip(sums, (round(v, 6) for v in means.tolist()), strict=True))
+                row |= {
+                    "samples_per_s": round(pace * config.batch, 2),
+                    "waiting": round(waited / max(elapsed, 1e-9), 3),
+                    "minutes_left": round((steps - step) / pace / 60, 1),
                 }
-                _write(out, row)
+                record.write(row)
                 started, seen, waited, sums = time.monotonic(), 0, 0.0, {}
-            if step % config.evaluate_every == 0 or step == config.steps:
-                figures = task.evaluate(average)
-                _write(out, {"step": step, **figures})
-                if figures.get("score", -math.inf) > best:
-                    best = figures["score"]
-                    _save(
-                        run / "best.pt", {"average": average.state_dict(), "step": step, "figures": figures}
-                    )
+            if step % config.evaluate_every == 0 or step == steps:
+                if accelerator.is_main_process:
+                    figures = task.evaluate(average)
+                    record.write({"step": step, **figures})
+                    if figures.get("score", -math.inf) > best:
+                        best = figures["score"]
+                        save(
+                            run / "best.pt",
+                            {"average": average.state_dict(), "step": step, "figures": figures},
+                        )
+                accelerator.wait_for_everyone()
                 started = time.monotonic()
-            if step % config.checkpoint_every == 0 or step == end:
-                _save(last, _state(model, average, optimiser, step, best, config))
+            if (step % config.checkpoint_every == 0 or step == end) and accelerator.is_main_process:
+                save(last, state_of(model, average, optimiser, step, best, config, task.samples.digests))
+    accelerator.wait_for_everyone()
     return figures
 
 
-def parameter_groups(task: Task, config: TrainConfig) -> list[dict[str, Any]]:
-    """Groups with and without weight decay (norms, biases and vectors have none), backbone apart."""
-    backbone = task.backbone()
-    slow = {id(p) for p in backbone.parameters()} if backbone is not None else set()
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for p in task.model.parameters():
-        if p.requires_grad:
-            groups.setdefault((id(p) in slow, p.ndim <= 1), []).append(p)
-    return [
-        {
-            "params": params,
-            "factor": config.backbone_lr if is_slow else 1.0,
-            "weight_decay": 0.0 if bare else config.weight_decay,
-        }
-        for (is_slow, bare), params in groups.items()
-    ]
+def _start(config: TrainConfig) -> Accelerator:
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    if config.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device {config.device!r} is not there; device=cpu trains without it")
+    accelerator = Accelerator(cpu=config.device == "cpu")
+    share = accelerator.num_processes * config.accumulate
+    if config.batch % share:
+        raise ConfigError(
+            f"a batch of {config.batch} cannot be split among {accelerator.num_processes} processes, "
+            f"each in {config.accumulate} parts; take a multiple of {share}"
+        )
+    return accelerator
 
 
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """Linear warm-up, then a cosine from ``lr`` to ``final_lr`` times it."""
-    if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
-    share = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return config.lr * (config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * share)))
+def _torch_seed(seed: int, step: int, process: int) -> int:
+    return int(np.random.SeedSequence([seed, step, process]).generate_state(1, np.uint64)[0] >> 1)
+
+
+# ---- samples -------------------------------------------------------------------------------------------------
 
 
 def batches(
-    task: Task, config: TrainConfig, start: int, end: int
-) -> Iterator[tuple[dict[str, Tensor], float]]:
-    """Batches number ``start`` to ``end`` and the seconds that the caller waited for each."""
+    samples: Samples, config: TrainConfig, start: int, end: int, process: int = 0, processes: int = 1
+) -> Iterator[tuple[list[dict[str, Tensor]], float]]:
+    """This process's part of batches ``start`` to ``end``, in ``accumulate`` pieces, and the seconds waited."""
+    loader = DataLoader(
+        _Keyed(samples, config),
+        batch_sampler=_Keys(samples, config, range(start, end), process, processes),
+        collate_fn=samples.collate,
+        num_workers=config.workers,
+        worker_init_fn=_alone,
+        prefetch_factor=2 if config.workers else None,
+        pin_memory=config.device.startswith("cuda"),
+    )
+    parts = iter(loader)
+    for _ in range(start, end):
+        begun = time.monotonic()
+        yield [next(parts) for _ in range(config.accumulate)], time.monotonic() - begun
 
-    def make(n: int) -> dict[str, Tensor]:
-        return task.batch(np.random.Generator(np.random.PCG64([config.seed, n])), config.batch)
 
-    if config.workers <= 0:
-        for n in range(start, end):
-            begun = time.monotonic()
-            yield make(n), time.monotonic() - begun
-        return
-    with ThreadPoolExecutor(config.workers) as pool:
-        ahead: list[Future[dict[str, Tensor]]] = []
-        queue = iter(range(start, end))
-        for n in queue:
-            ahead.append(pool.submit(make, n))
-            if len(ahead) > config.workers:
-                break
-        while ahead:
-            begun = time.monotonic()
-            batch = ahead.pop(0).result()
-            for n in queue:
-                ahead.append(pool.submit(make, n))
-                break
-            yield batch, time.monotonic() - begun
+def _alone(_worker: int) -> None:
+    """One thread a worker: they are as many as there are cores to use."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+
+
+class _Keys:
+    """Keys of the samples of each piece of a batch: (batch, place in the batch, ref)."""
+
+    def __init__(
+        self, samples: Samples, config: TrainConfig, numbers: range, process: int, processes: int
+    ) -> None:
+        self.samples, self.config, self.numbers = samples, config, numbers
+        self.process, self.processes = process, processes
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, Ref]]]:
+        own = self.config.batch // self.processes
+        size = own // self.config.accumulate
+        # every process gets some of every source; a sample keeps its place in the batch, and so its numbers
+        order = [i for p in range(self.processes) for i in range(p, self.config.batch, self.processes)]
+        for n in self.numbers:
+            refs = self.refs(n)
+            for at in range(self.process * own, (self.process + 1) * own, size):
+                yield [(n, i, refs[i]) for i in order[at : at + size]]
+
+    def __len__(self) -> int:
+        return len(self.numbers) * self.config.accumulate
+
+    def refs(self, n: int) -> Sequence[Ref]:
+        """All samples of batch ``n``; the fixed ones in turn while overfitting."""
+        if self.config.overfit:
+            fixed = self.samples.draw(0, self.config.overfit)
+            return [fixed[(n * self.config.batch + i) % len(fixed)] for i in range(self.config.batch)]
+        return self.samples.draw(n, self.config.batch)
+
+
+class _Keyed(Dataset[Any]):
+    def __init__(self, samples: Samples, config: TrainConfig) -> None:
+        self.samples, self.config = samples, config
+
+    def __getitem__(self, key: tuple[int, int, Ref]) -> Any:
+        n, i, ref = key
+        seeds = [self.config.seed, *ref] if self.config.overfit else [self.config.seed, n, i]
+        return self.samples.sample(ref, np.random.Generator(np.random.PCG64(seeds)))
+
+
+# ---- one step ------------------------------------------------------------------------------------------------
+
+
+def forward(
+    task: Task, model: nn.Module, batch: Mapping[str, Tensor], config: TrainConfig, accelerator: Accelerator
+) -> dict[str, Tensor]:
+    """The losses of a piece of a batch in the configured precision."""
+    model.train()
+
+    def shared(x: Tensor) -> Tensor:
+        mean: Tensor = accelerator.reduce(x.detach().clone(), "mean")
+        return mean
+
+    with torch.autocast(accelerator.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
+        return task.losses(model, batch, shared)
 
 
 @torch.no_grad()
@@ -184,67 +293,7 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, step: int
         if a.data_ptr() in done:  # a tensor that stands under several names is averaged once
             continue
         done.add(a.data_ptr())
-        if a.dtype.is_floating_point:
+        if a.dtype.is_floating_point and d:
             a.lerp_(m, 1 - d)
         else:
             a.copy_(m)
-
-
-def _forward(
-    task: Task, batch: dict[str, Tensor], config: TrainConfig, device: torch.device
-) -> dict[str, Tensor]:
-    task.model.train()
-    if config.precision == "bf16":
-        context: contextlib.AbstractContextManager[None] = torch.autocast(device.type, dtype=torch.bfloat16)
-    else:
-        context = contextlib.nullcontext()
-    with context:
-        return task.losses(batch)
-
-
-def _state(
-    model: nn.Module,
-    average: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    step: int,
-    best: float,
-    config: TrainConfig,
-) -> dict[str, Any]:
-    return {
-        "model": model.state_dict(),
-        "average": average.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "torch_rng": torch.get_rng_state(),
-        "step": step,
-        "best": best,
-        "config": config.to_dict(),
-    }
-
-
-def _save(path: Path, state: dict[str, Any]) -> None:
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(path)
-
-
-def _restore(
-    path: Path, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer
-) -> tuple[int, float]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        torch.set_rng_state(state["torch_rng"])
-        return int(state["step"]), float(state["best"])
-    except (OSError, KeyError, EOFError) as e:
-        raise FileError(f"{path}: not a checkpoint of this loop: {e}; move it away to start anew") from e
-    except RuntimeError as e:
-        raise ConfigError(f"{path}: was written by another model or configuration: {e}") from e
-
-
-def _write(out: Any, row: Mapping[str, float]) -> None:
-    line = json.dumps(row)
-    out.write(line + "\n")
-    out.flush()
-    log.info(line)

@@ -6,6 +6,7 @@ Every function returns a scalar tensor, or an unreduced one where asked. Symbols
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -98,23 +99,29 @@ def presence_loss(predicted: Tensor, inside: Tensor, annotated: Tensor) -> Tenso
     ).mean()
 
 
-def visibility_weights(annotated: Tensor, inside: Tensor, visible: Tensor) -> Tensor:
+def visibility_weights(
+    annotated: Tensor, visible: Tensor, shared: Callable[[Tensor], Tensor] = lambda x: x
+) -> Tensor:
     """Balanced weights (B, K) of the published visibility loss (spec 8.3): the rarer class weighs more.
 
-    Annotated keypoints outside the window keep a weight, as in the published code.
+    Annotated keypoints outside the window keep a weight, as in the published code. ``shared`` gives the mean of
+    the two counts over all processes.
     """
     ann, vis = annotated.bool(), visible.bool()
-    w = (ann & inside.bool()).to(torch.float32)
     hidden, seen = ann & ~vis, ann & vis
-    w = torch.where(hidden, 1.0 / (hidden.sum() + 1e-10), w)
-    w = torch.where(seen, 1.0 / (seen.sum() + 1e-10), w)
-    positive = w[w > 0]
-    return w / positive.min() if positive.numel() else w
+    share = 1.0 / (shared(torch.stack([hidden.sum(), seen.sum()]).float()) + 1e-10)
+    w = torch.where(hidden, share[0], torch.where(seen, share[1], 0.0))
+    return w / share.min()
 
 
-def visibility_loss(predicted: Tensor, visible: Tensor, annotated: Tensor, inside: Tensor) -> Tensor:
+def visibility_loss(
+    predicted: Tensor,
+    visible: Tensor,
+    annotated: Tensor,
+    shared: Callable[[Tensor], Tensor] = lambda x: x,
+) -> Tensor:
     """Mean over B*K of balanced BCE; 0 for a batch without annotation."""
-    w = visibility_weights(annotated, inside, visible)
+    w = visibility_weights(annotated, visible, shared)
     return (w * F.binary_cross_entropy(predicted, visible.to(predicted.dtype), reduction="none")).mean()
 
 

@@ -7,7 +7,7 @@ published quality branches learned and which exists only here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -94,18 +94,24 @@ class PublishedLoss:
         return points.double() * torch.tensor(step, dtype=torch.float64, device=maps.device)
 
     def __call__(
-        self, out: Mapping[str, Tensor], targets: PublishedTargets, *, error_frozen: bool = True
+        self,
+        out: Mapping[str, Tensor],
+        targets: PublishedTargets,
+        *,
+        error_frozen: bool = True,
+        shared: Callable[[Tensor], Tensor] = lambda x: x,
     ) -> dict[str, Tensor]:
-        """The five terms by name. ``out``: "maps", "presence", "visibility", "quality", "error" of the network."""
+        """The five terms by name. ``out``: "maps", "presence", "visibility", "quality", "error" of the network.
+
+        ``shared`` gives the mean of a count over all processes.
+        """
         weight = (targets.annotated & targets.inside).float()
         oks, distance = self.quality(out["maps"], targets)
         true_error = torch.zeros_like(weight) if error_frozen else distance.float()
         return {
             "map": oks_risk(out["maps"], targets.maps, targets.weights).mean(),
             "presence": presence_loss(out["presence"], targets.inside, targets.annotated),
-            "visibility": visibility_loss(
-                out["visibility"], targets.visible, targets.annotated, targets.inside
-            ),
+            "visibility": visibility_loss(out["visibility"], targets.visible, targets.annotated, shared),
             "quality": quality_loss(out["quality"], oks, weight),
             "error": log_error_loss(out["error"], true_error, weight),
         }

@@ -1,0 +1,134 @@
+"""Crops of people for pose training: which person, what is done to it, and a batch of them as tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bodyloop.data import augment
+from bodyloop.data.copypaste import Donors, random_paste
+from bodyloop.data.persons import PersonSet
+from bodyloop.data.sample import CroppedSample, Sample, cut
+from bodyloop.errors import ConfigError
+from bodyloop.models.cards import Preprocess
+from bodyloop.skeletons import Skeleton
+from bodyloop.train.config import PoseConfig
+from bodyloop.train.mixture import Mixture, parse_sources
+
+Rng = np.random.Generator
+Ref = tuple[int, ...]
+
+PHOTOMETRIC_SHARE = 0.8  # of the crops get other colours, where they are asked for
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """A crop with what the losses need beside it: the person's area in map px^2, whether v = 1 was labelled."""
+
+    crop: CroppedSample
+    area: float
+    knows_hidden: bool
+
+
+class PoseSamples:
+    """People of several COCO-layout sets, as `bodyloop.train.loop.Samples`; a ref is (source, person)."""
+
+    def __init__(self, config: PoseConfig, skeleton: Skeleton, preprocess: Preprocess) -> None:
+        self.config = config
+        self.skeleton = skeleton
+        self.preprocess = preprocess
+        root = Path(os.path.expandvars(config.data))
+        shares = parse_sources(config.sources)
+        self.sets = [
+            PersonSet(
+                source_file(root, name),
+                skeleton,
+                min_keypoints=config.min_keypoints,
+                min_height=config.min_height,
+            )
+            for name in shares
+        ]
+        unsure = set(config.knows_hidden) - set(shares)
+        if unsure:
+            raise ConfigError(f"knows_hidden names {', '.join(sorted(unsure))}, which are no sources")
+        self.knows_hidden = [not config.knows_hidden or name in config.knows_hidden for name in shares]
+        self.mixture = Mixture([len(s) for s in self.sets], list(shares.values()), config.seed)
+        self.donors = Donors(self.sets if config.paste else ())
+
+    @property
+    def digests(self) -> Mapping[str, str]:
+        return {str(s.path): hashlib.sha256(s.path.read_bytes()).hexdigest() for s in self.sets}
+
+    def batches_per_epoch(self, size: int) -> int:
+        return self.mixture.batches_per_epoch(size)
+
+    def draw(self, n: int, size: int) -> Sequence[Ref]:
+        return self.mixture.draw(n, size)
+
+    def sample(self, ref: Ref, rng: Rng) -> Labelled:
+        """One random training crop; not augmented at all while overfitting."""
+        source, index = ref
+        persons, c = self.sets[source], self.config
+        if c.overfit:
+            crop = self._cut(persons.sample(index, with_mask=False))
+        else:
+            crop = self._augmented(persons, index, rng)
+        area = persons.persons[index].area / float(crop.crop.map_cell_area[0])
+        return Labelled(crop, area, self.knows_hidden[source])
+
+    def _augmented(self, persons: PersonSet, index: int, rng: Rng) -> CroppedSample:
+        c = self.config
+        use_mask = bool(rng.random() < c.mask)
+        s = persons.sample(index, with_mask=use_mask or c.paste > 0)
+        if c.paste:
+            s = random_paste(s, self.donors, rng, c.paste)
+        if use_mask and s.mask is not None:
+            if rng.random() < c.mask_noise:
+                s = replace(s, mask=augment.random_mask_noise(s.mask, rng))
+            s = augment.dim_background(s, c.mask_alpha)
+        s = augment.random_flip(replace(s, mask=None), rng, c.flip)
+        s = augment.random_half_body(s, rng, c.half_body, c.half_body_least)
+        s = augment.random_transform(
+            s, rng, shift=c.shift, shift_probability=c.shift_share, scale=c.scale, rotate=c.rotate,
+            rotate_probability=c.rotate_share,
+        )  # fmt: skip
+        if c.edges:
+            s = augment.random_edges(s, rng, c.edges)
+        if c.cut:
+            s = augment.random_cut(s, rng, c.cut)
+        crop = self._cut(s)
+        if c.photometric and rng.random() < PHOTOMETRIC_SHARE:
+            crop = augment.photometric(crop, rng, c.photometric)
+        return augment.random_patches(crop, rng, c.patches)
+
+    def _cut(self, sample: Sample) -> CroppedSample:
+        p = self.preprocess
+        return cut(sample, p.size, p.map_size or (p.size[0] // 4, p.size[1] // 4), p.padding)
+
+    def collate(self, samples: Sequence[Labelled]) -> dict[str, Tensor]:
+        """``images`` (B, h, w, 3) uint8, ``points`` (B, K, 2) crop px float64, ``flags`` (B, K) 0, 1, 2 (visible),
+        ``inside``, ``in_image`` (B, K) bool, ``area`` (B,) map px^2, ``knows_hidden`` (B,) bool."""
+        crops = [s.crop for s in samples]
+        return {
+            "images": torch.from_numpy(np.stack([c.image for c in crops])),
+            "points": torch.from_numpy(np.stack([c.keypoints for c in crops])),
+            "flags": torch.from_numpy(
+                np.stack([c.annotated * (1 + c.visible) for c in crops]).astype(np.int64)
+            ),
+            "inside": torch.from_numpy(np.stack([c.in_window for c in crops])),
+            "in_image": torch.from_numpy(np.stack([c.in_image for c in crops])),
+            "area": torch.tensor([s.area for s in samples], dtype=torch.float32),
+            "knows_hidden": torch.tensor([s.knows_hidden for s in samples]),
+        }
+
+
+def source_file(root: Path, name: str) -> Path:
+    """The annotation file of a source: ``name`` itself if it is a json file below ``root``, else its train.json."""
+    return root / name if name.endswith(".json") else root / name / "train.json"
