@@ -82,6 +82,79 @@ def test_a_crop_by_hand() -> None:
     np.testing.assert_allclose(a["pad_to_contain"], expected, rtol=0, atol=1e-12)
 
 
+def test_a_given_rectangle_by_hand() -> None:
+    """A picture of 12 x 10 px, of which columns 4..9 and rows 2..6 are left: what becomes of five annotations.
+
+    A: box x 2..8, y 1..9, left is x 0..4, y 0..5 (20 of 48 px^2). Wider than 3:4, so its window is 4 x 16/3 around
+    2, 2.5: x 0..4, y -1/6..31/6 at padding 1 and x -0.5..4.5, y -5/6..35/6 at 1.25.
+    """
+    image = {"id": 3, "width": 12, "height": 10, "file_name": "3.jpg"}
+    bits = np.zeros((10, 12), bool)
+    bits[2:8, 3:7] = True
+    points = [
+        (5, 4, 2),  # -> 1, 2: stays visible
+        (3.5, 4, 2),  # -> -0.5, 2: left of the picture, on the window's very border
+        (3.25, 4, 1),  # -> -0.75, 2: a quarter pixel further
+        (8.5, 7, 3),  # -> 4.5, 5: below the picture, on the border, was outside another window
+        (9, 4, 2),  # -> 5, 2: in the picture, right of the window
+        (0, 0, 0),
+        (5, 9, 3),  # -> 1, 7: below both
+    ]
+    none = [(0.0, 0.0, 0)] * 7
+    a = person(points, [2, 1, 6, 8], segmentation=Masks.from_bitmaps(bits[None]).rle(0), area=24)
+    crowd = {"size": [10, 12], "counts": [85, 5, 5, 5, 5, 5, 5, 5]}  # columns 8..11, rows 5..9
+    b = person(none, [6, 3, 6, 7], id=2, iscrowd=1, segmentation=crowd, area=20)
+    c = person(none, [8, 2, 4, 3], id=3, area=12)  # no mask; half of the box is left
+    d = person(none, [5, 3, 2, 2], id=4, segmentation=[[5, 3, 7, 3, 7, 5, 5, 5]], area=4)
+    e = person([(1, 1, 2), *none[1:]], [0, 0, 4.2, 3], id=5)  # 0.2 px are left
+    people = [x | {"image_id": 3} for x in (a, b, c, d, e)]
+    cut = m.cut_annotations(image, people, m.Rectangle(4, 2, 6, 5))
+    a, b, c, d = cut[1]
+    assert [x["bbox"] for x in (a, b, c, d)] == [[0, 0, 4, 5], [2, 1, 4, 4], [4, 0, 2, 3], [1, 1, 2, 2]]
+    assert [x["bbox_amodal"] for x in (a, b, c, d)] == [
+        [-2, -1, 6, 8],
+        [2, 1, 6, 7],
+        [4, 0, 4, 3],
+        [1, 1, 2, 2],
+    ]
+    assert [x["area"] for x in (a, b, c, d)] == [15, 4, 6, 4]
+    assert [x["iscrowd"] for x in (a, b, c, d)] == [0, 1, 0, 0]
+    assert "segmentation" not in c and d["segmentation"] == [[1, 1, 3, 1, 3, 3, 1, 3]]
+    left, corner = (
+        Masks.from_rle([a["segmentation"], b["segmentation"]], (6, 5)).bitmap(0),
+        np.zeros((5, 6), bool),
+    )
+    corner[:, :3] = True
+    assert np.array_equal(left, corner)
+    corner = np.zeros((5, 6), bool)
+    corner[3:, 4:] = True
+    assert np.array_equal(Masks.from_rle([b["segmentation"]], (6, 5)).bitmap(0), corner)
+    assert a["keypoints"] == [
+        1, 2, 2, -0.5, 2, 1, -0.75, 2, 3, 4.5, 5, 1, 5, 2, 3, 0, 0, 0, 1, 7, 3
+    ]  # fmt: skip
+    assert a["num_keypoints"] == 6 and d["num_keypoints"] == 0
+    np.testing.assert_allclose(
+        a["pad_to_contain"], [1, 1.25, 1.375, 1.25, 1.5, -1, 1.6875], rtol=0, atol=1e-12
+    )
+    document = coco(people, [image]) | {"licenses": [{"id": 3}]}
+    made = m.assemble(document, [cut], 9)
+    assert made.statistics | {"flags_per_keypoint": None} == {
+        "images": 1, "skipped": 0, "annotations": 4, "dropped": 1,
+        "flags": {"0": 22, "1": 2, "2": 1, "3": 3},
+        "flags_outside_picture": {"0": 0, "1": 2, "2": 0, "3": 2},
+        "flags_per_keypoint": None, "flags_per_image": {"3": {"0": 22, "1": 2, "2": 1, "3": 3}},
+    }  # fmt: skip
+    assert made.statistics["flags_per_keypoint"]["k2"] == {"0": 3, "1": 0, "2": 0, "3": 1}
+    twin = m.coco_twin(made.document)
+    assert twin["annotations"][0]["keypoints"] == [
+        1, 2, 2, -0.5, 2, 1, 0, 0, 0, 4.5, 5, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0
+    ]  # fmt: skip
+    assert [x["num_keypoints"] for x in twin["annotations"]] == [3, 0, 0, 0]
+    ours = {"bbox_amodal", "pad_to_contain"}
+    assert all(not ours & x.keys() for x in twin["annotations"]) and "crop" not in twin["images"][0]
+    assert twin["licenses"] == [{"id": 3}] and made.document["annotations"][0]["keypoints"][8] == 3
+
+
 def test_masks_and_areas() -> None:
     inside = [[10, 10, 20, 10, 20, 20, 10, 20]]
     points = [(15, 15, 2)]
@@ -142,12 +215,15 @@ def test_the_whole_image_is_the_identity_but_for_points_outside_their_window() -
 def files(draw: st.DrawFn) -> dict[str, Any]:
     """One to three images with people of five keypoints; boxes around the points, sometimes too small."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    whole = draw(st.booleans())
     images, people = [], []
     for i in range(draw(st.integers(1, 3))):
         w, h = (int(v) for v in rng.integers(20, 300, 2))
         images.append({"id": i, "width": w, "height": h, "file_name": f"{i}.jpg"})
         for _ in range(draw(st.integers(0, 3))):
             xy = rng.uniform(0, 1, (5, 2)) * (w, h)
+            if whole:  # points meet the borders of windows
+                xy = np.floor(xy)
             flags = rng.integers(0, 4, 5)
             low, high = xy.min(axis=0), xy.max(axis=0)
             grow = rng.uniform(-0.3, 0.3) * (high - low)
@@ -193,7 +269,7 @@ def test_properties(document: dict[str, Any], seed: int) -> None:
         beyond |= points[:, 1] >= image["height"]
         assert (points[known & beyond, 2] != 2).all()
         pads = np.array(a["pad_to_contain"])
-        assert (pads[~known] == -1).all() and ((pads > 1.25 + 1e-9) <= out)[known].all()
+        assert (pads[~known] == -1).all() and ((pads > 1.25) == out)[known].all()
         assert a["num_keypoints"] == known.sum()
         for f in points[:, 2]:
             counted[str(int(f))] += 1
@@ -203,6 +279,42 @@ def test_properties(document: dict[str, Any], seed: int) -> None:
     assert all(somebody_cut.values())
     assert set(r.statistics["flags_per_image"]) == {str(i) for i in sizes}
     assert r.statistics["images"] + r.statistics["skipped"] == len(document["images"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(files())
+def test_whole_images_change_nothing_but_flags_outside_windows(document: dict[str, Any]) -> None:
+    sizes = {i["id"]: (i["width"], i["height"]) for i in document["images"]}
+    document["annotations"] = [
+        a | {"bbox": [0.0, 0.0, *(v - 0.25 for v in sizes[a["image_id"]])]} if k % 2 else a
+        for k, a in enumerate(document["annotations"])
+        if k % 2 or inside(a["bbox"], sizes[a["image_id"]])
+    ]
+    crops = [
+        m.cut_annotations(i, mine, m.Rectangle(0, 0, i["width"], i["height"]))
+        for i, mine in m.by_image(document)
+    ]
+    made = m.assemble(document, crops, 0)
+    assert made.statistics["skipped"] == made.statistics["dropped"] == 0
+    before = {a["id"]: a for a in document["annotations"]}
+    counted = 0
+    for a in made.document["annotations"]:
+        old = before[a["id"]]
+        was, now = (np.array(x["keypoints"]).reshape(-1, 3) for x in (old, a))
+        x1, y1, x2, y2 = activation_windows([old["bbox"]])[0]
+        out = (was[:, 0] < x1) | (was[:, 0] > x2) | (was[:, 1] < y1) | (was[:, 1] > y2)
+        out &= was[:, 2] > 0
+        kept = np.where(was[:, 2] == 3, 1, was[:, 2])  # a 3 of another window
+        assert (now[:, :2] == was[:, :2]).all() and (now[:, 2] == np.where(out, 3, kept)).all()
+        assert all(a[k] == old[k] for k in old if k not in ("keypoints", "num_keypoints"))
+        counted += int(out.sum())
+    assert made.statistics["flags"]["3"] == counted
+    assert not any(made.statistics["flags_outside_picture"].values())
+
+
+def inside(box: list[float], size: tuple[int, int]) -> bool:
+    x, y, w, h = box
+    return min(x, y) >= 0 and x + w <= size[0] and y + h <= size[1] and min(w, h) >= 1
 
 
 def test_an_image_does_not_depend_on_the_others() -> None:
@@ -303,3 +415,7 @@ def test_the_data_set() -> None:
         assert a["area"] == old[a["id"]]["area"] and a["segmentation"] == old[a["id"]]["segmentation"]
         threes += int(changed.sum())
     assert 0 < threes < 100
+    made = m.assemble(document, [(i, people) for i, people in zip(document["images"], whole, strict=True)], 0)
+    assert made.statistics["flags"]["3"] == threes and not any(
+        made.statistics["flags_outside_picture"].values()
+    )

@@ -64,17 +64,21 @@ def build(
     stopped, at whatever moment, is given again and goes on; OUT of another input, seed or setting is refused.
     """
     from bodyloop.data.cropcoco_folder import build_folder, set_name
+    from bodyloop.errors import InputError
     from bodyloop.eval.photos import PhotoSet
     from bodyloop.models.checkpoints import sha256_of
 
     document = PhotoSet.open(annotations, images).first(limit).document
     source = {"file": annotations.name, "sha256": sha256_of(annotations), "limit": limit}
-    with progress("photos") as tell:
-        built = build_folder(
-            document, images, out,
-            name=set_name(annotations), source=source, seed=seed, padding=padding, quality=quality,
-            workers=workers, progress=tell,
-        )  # fmt: skip
+    try:
+        with progress("photos") as tell:
+            built = build_folder(
+                document, images, out,
+                name=set_name(annotations), source=source, seed=seed, padding=padding, quality=quality,
+                workers=workers, progress=tell,
+            )  # fmt: skip
+    except InputError as e:
+        raise InputError(f"{annotations}: {e}") from e
     made = {"from": annotations.name, "sha256": source["sha256"], "seed": seed, "padding": padding}
     page = _page(built, out / "index.html", made)
     if as_json:
@@ -156,8 +160,9 @@ def get(
     """Fetch the CropCOCO that its authors publish (4,114 photos of COCO val2017; GPL-3.0).
 
     From the Hugging Face hub (HF_ENDPOINT), data set vrg-prague/CropCOCO. It falls under its authors' licence,
-    GPL-3.0, which is said before anything comes. Whatever labels, photos and zip archives it holds are taken, checked
-    against the hub's checksums and unpacked. A call that was stopped is given again and goes on; one that was finished asks no network.
+    GPL-3.0, which is said before anything comes. Whatever labels, photos and zip archives it holds are taken,
+    checked against the hub's checksums and unpacked. A call that was stopped is given again and goes on; one that
+    was finished asks no network.
     """
     from dataclasses import asdict
 

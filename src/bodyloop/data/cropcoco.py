@@ -314,6 +314,8 @@ def _cut_keypoints(new: dict[str, Any], old: Record, r: Rectangle, padding: floa
         else:
             flat += [0, 0, 0]
     needed = padding_to_contain(box, moved[None])[0]
+    # On the very border the two formulas may differ by a last bit; evaluation asks whether pad > padding.
+    needed = np.where(out, np.maximum(needed, np.nextafter(padding, np.inf)), np.minimum(needed, padding))
     new["keypoints"] = flat
     new["num_keypoints"] = int(labelled.sum())
     new["pad_to_contain"] = [float(p) if known else -1 for p, known in zip(needed, labelled, strict=True)]

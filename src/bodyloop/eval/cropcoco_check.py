@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bodyloop.data.cropcoco_folder import photo_folder, read_labelled
-from bodyloop.errors import BodyloopError, InputError
+from bodyloop.errors import BodyloopError, FileError, InputError
 from bodyloop.eval.documents import opened
 from bodyloop.eval.reading import GroundTruth, Record
 from bodyloop.geometry import PADDING, activation_windows, padding_to_contain
@@ -141,7 +141,8 @@ def check_set(
         progress: called with photos read and photos in all.
 
     Raises:
-        FileError: the file cannot be read. InputError: it is malformed; the message names the annotation.
+        FileError: the file cannot be read, or ``images`` is no folder.
+        InputError: the file is malformed; the message names the annotation.
     """
     file = opened(annotations, "")
     names = file.ground_truth(need_area=False).keypoint_names
@@ -149,6 +150,8 @@ def check_set(
         raise InputError(f"{file.origin}: no category has keypoints; this is no file of keypoints")
     truth = file.ground_truth(keypoints=len(names), need_area=False)
     folder = photo_folder(annotations) if images is None else Path(images)
+    if images is not None and not folder.is_dir():
+        raise FileError(f"{folder}: no such folder of photos")
     told = padding if padding is not None else _told_padding(file.content)
     looking = _Looking(truth, file.records("images"), file.records("annotations"), told)
     looking.windows()
@@ -156,7 +159,7 @@ def check_set(
     looking.counts()
     looking.boxes()
     looking.crops()
-    if images is None and not folder.is_dir():
+    if not folder.is_dir():
         looking.note(
             "photos", "open, and have the size that is stated", 0, f"no folder {folder}; name it (--images)"
         )
