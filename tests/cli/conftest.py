@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from bodyloop.cli import app
+from bodyloop.models.registry import find_card
 from tests.cli.standins import picture, write_detector, write_pose
 
 Call = Callable[..., Result]
@@ -50,6 +52,30 @@ def predict(pose_file: Path, detector_file: Path, tmp_path: Path) -> Call:
         return call("predict", *models, *place, *arguments)
 
     return go
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> Path:
+    """Six photos with a person each, its keypoints in a row, in COCO's layout."""
+    images, rows = [], []
+    for i in range(1, 7):
+        picture(tmp_path / "data" / "images" / f"{i}.jpg", i, (320, 240))
+        images.append({"id": i, "file_name": f"{i}.jpg", "width": 320, "height": 240})
+        points = [v for k in range(17) for v in (90 + 8 * k, 40 + 10 * k, 2)]
+        rows.append(
+            {
+                "id": i, "image_id": i, "category_id": 1, "iscrowd": 0, "bbox": [80, 30, 160, 190],
+                "area": 20000.0, "num_keypoints": 17, "keypoints": points,
+            }
+        )  # fmt: skip
+    names = list(find_card("probpose-s").skeleton.keypoints)  # type: ignore[union-attr]
+    document = {
+        "images": images,
+        "annotations": rows,
+        "categories": [{"id": 1, "name": "person", "keypoints": names, "skeleton": []}],
+    }
+    (tmp_path / "data" / "dev.json").write_text(json.dumps(document), encoding="utf-8")
+    return tmp_path / "data"
 
 
 def run(

@@ -231,51 +231,6 @@ def test_train_says_where_the_data_should_be(tmp_path: Path) -> None:
 # eval
 
 
-@pytest.fixture
-def labelled(tmp_path: Path) -> Path:
-    """Six photos with a person each, its keypoints in a row, in COCO's layout."""
-    images, rows = [], []
-    for i in range(1, 7):
-        picture(tmp_path / "data" / "images" / f"{i}.jpg", i, (320, 240))
-        images.append({"id": i, "file_name": f"{i}.jpg", "width": 320, "height": 240})
-        points = [v for k in range(17) for v in (90 + 8 * k, 40 + 10 * k, 2)]
-        rows.append(
-            {
-                "id": i, "image_id": i, "category_id": 1, "iscrowd": 0, "bbox": [80, 30, 160, 190],
-                "area": 20000.0, "num_keypoints": 17, "keypoints": points,
-            }
-        )  # fmt: skip
-    names = list(find_card("probpose-s").skeleton.keypoints)  # type: ignore[union-attr]
-    document = {
-        "images": images,
-        "annotations": rows,
-        "categories": [{"id": 1, "name": "person", "keypoints": names, "skeleton": []}],
-    }
-    (tmp_path / "data" / "dev.json").write_text(json.dumps(document), encoding="utf-8")
-    return tmp_path / "data"
-
-
-def test_eval_pose(labelled: Path, pose_file: Path) -> None:
-    result = call("eval", "pose", "--model", pose_file, "--data", labelled, "--limit", 4, "--json")
-    assert result.exit_code == 0, result.stderr
-    report = json.loads(result.stdout)
-    assert report["oks"][0]["persons"] == 4 and "first 4 photos" in report["oks"][0]["data"]
-    assert len(report["presence"]) == 1 and 0 <= report["oks"][0]["AP"]["value"] <= 1
-    plain = call("eval", "pose", "--model", pose_file, "--data", labelled, "--no-presence", "--no-flip")
-    assert plain.exit_code == 0 and "OKS AP" in plain.stdout and "without flip" in plain.stdout
-    assert "6 persons" in plain.stdout and "presence AUROC" not in plain.stdout
-
-
-def test_eval_detector(labelled: Path, detector_file: Path) -> None:
-    result = call("eval", "detector", "--model", detector_file, "--data", labelled, "--limit", 3, "--json")
-    assert result.exit_code == 0, result.stderr
-    report = json.loads(result.stdout)
-    assert report["images"] == 3 and "AP" in report and "0x" not in report["model"]
-    assert (
-        "box AP" in call("eval", "detector", "--model", detector_file, "--data", labelled / "dev.json").stdout
-    )
-
-
 def test_eval_of_what_predict_wrote(labelled: Path, predict: Call, tmp_path: Path) -> None:
     """The labels as boxes in, results out: their boxes are perfect."""
     done = predict(labelled / "images", "--boxes", labelled / "dev.json", "--save", "json")

@@ -3,93 +3,29 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from bodyloop.data.cropcoco import build
 from bodyloop.errors import FileError, InputError
-from bodyloop.eval import evaluate_detector, evaluate_pose_model
+from bodyloop.eval import (
+    evaluate_calibration,
+    evaluate_extended,
+    evaluate_keypoints,
+    evaluate_pck,
+    evaluate_pose_model,
+    evaluate_presence_files,
+    evaluate_quality,
+)
 from bodyloop.eval.border import BorderBaseline, touched_sides
-from bodyloop.eval.photos import PhotoSet, predict_boxed
-from bodyloop.eval.pose import instance_scores, pck_section, results_of
+from bodyloop.eval.boxed import instance_scores, predict_boxed, results_of
+from bodyloop.eval.photos import PhotoSet
 from bodyloop.people import People
-from bodyloop.skeletons import BODY_19, COCO, Skeleton
-
-WIDTH, HEIGHT = 120, 90
-LSP = ("right_ankle", "left_ankle", "neck", "head_top")
-
-
-def write_set(folder: Path, names: tuple[str, ...], images: int = 6, split: str = "dev") -> Path:
-    """Grey photos with two persons each and a crowd; keypoints spread over the boxes."""
-    import cv2
-
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(len(names))
-    records, people = [], []
-    for i in range(images):
-        name = f"{split}{i}.jpg"
-        cv2.imwrite(str(folder / "images" / name), np.full((HEIGHT, WIDTH, 3), 10 * i, np.uint8))
-        records.append({"id": 100 + i, "width": WIDTH, "height": HEIGHT, "file_name": name})
-        for p in range(3):
-            x, y = 5 + 40 * p, 5
-            xy = np.column_stack([rng.uniform(x, x + 30, len(names)), rng.uniform(y, y + 80, len(names))])
-            flags = rng.integers(1, 3, len(names)) * (p < 2)  # the third is a crowd without keypoints
-            flat = np.where(flags[:, None] > 0, np.column_stack([xy, flags]), 0)
-            people.append(
-                {
-                    "id": len(people) + 1, "image_id": 100 + i, "category_id": 1, "iscrowd": int(p == 2),
-                    "bbox": [x, y, 30, 80], "area": 1500.0, "num_keypoints": int((flags > 0).sum()),
-                    "keypoints": flat.ravel().tolist(),
-                }
-            )  # fmt: skip
-    document = {
-        "images": records,
-        "annotations": people,
-        "categories": [{"id": 1, "name": "person", "keypoints": list(names)}],
-    }
-    path = folder / f"{split}.json"
-    path.write_text(json.dumps(document))
-    return path
-
-
-class Knowing:
-    """A model that finds a box's person in an annotation file and says what stands there."""
-
-    def __init__(
-        self, document: dict[str, Any], skeleton: Skeleton = BODY_19, presence: str = "true"
-    ) -> None:
-        self.skeleton, self.presence = skeleton, presence
-        names = document["categories"][0]["keypoints"]
-        self.columns = [names.index(k) if k in names else -1 for k in skeleton.keypoints]
-        self.known = {(a["image_id"], *np.float32(a["bbox"]).tolist()): a for a in document["annotations"]}
-        self.asked: list[tuple[int, bool | None, Any]] = []
-
-    def __repr__(self) -> str:
-        return "knowing"
-
-    def predict(
-        self, images: list[Any], boxes: list[Any], masks: Any = None, *, flip: bool | None = None
-    ) -> list[People]:
-        self.asked.append((len(images), flip, masks))
-        return [self._one(i, np.asarray(b, np.float64)) for i, b in zip(images, boxes, strict=True)]
-
-    def _one(self, image: Any, boxes: np.ndarray) -> People:
-        rows = []
-        for x1, y1, x2, y2 in boxes:
-            key = (image.id, *np.float32([x1, y1, x2 - x1, y2 - y1]).tolist())
-            flat = np.array(self.known[key]["keypoints"], np.float64).reshape(-1, 3)
-            rows.append(np.vstack([flat, [0, 0, 0]])[self.columns])
-        table = np.array(rows).reshape(len(boxes), len(self.skeleton), 3)
-        inside = table[..., 2] < 3
-        presence = {"true": inside, "false": ~inside, "flat": np.full(inside.shape, 0.5), "none": None}
-        return People(
-            image.size, image.source, self.skeleton, boxes=boxes.astype(np.float32),
-            keypoints=table[..., :2].astype(np.float32), map_scores=np.ones(inside.shape, np.float32),
-            presence=presence[self.presence],
-        )  # fmt: skip
+from bodyloop.skeletons import COCO, Skeleton
+from tests.eval.photo_sets import LSP, Knowing, both, write_set
 
 
 @pytest.fixture
@@ -100,41 +36,86 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def both(data: Path) -> dict[str, Any]:
-    """One document that knows the whole photos, the cropped ones and the other skeleton's."""
-    a = json.loads((data / "coco" / "dev.json").read_text())
-    return a | {"annotations": a["annotations"] + build(a, 0).document["annotations"]}
-
-
 def test_a_model_that_knows_everything(data: Path) -> None:
     r = evaluate_pose_model(Knowing(both(data)), data / "coco", resamples=50)
-    (oks,), (presence,) = r.oks, r.presence
-    assert pytest.approx(1, abs=1e-6) == oks.report.AP and oks.persons == 12
-    assert oks.ap.low == pytest.approx(1, abs=1e-6)
-    assert presence.report.auroc == 1 and presence.auroc.low == 1
-    assert presence.report.negatives > 5
-    assert presence.advantage is not None and presence.baseline is not None
-    assert presence.advantage.value == pytest.approx(1 - (presence.baseline.auroc or 0))
-    assert r.pck == () and r.speed.persons == 12 + presence.persons
+    whole, cropped = r.sets
+    assert (whole.persons, whole.cropped, cropped.cropped) == (12, False, True)
+    for s in r.sets:
+        assert s.oks is not None and s.extended is not None and s.pck is None
+        assert s.oks.numbers["AP"] == pytest.approx(1, abs=1e-6) and s.intervals["AP"].low > 0.999
+        assert pytest.approx(1, abs=1e-6) == s.extended.AP
+        assert (
+            s.visibility is not None and s.visibility.auroc == 1 and s.visibility.intervals["auroc"].low == 1
+        )
+    assert whole.presence is None  # there is nobody outside
+    assert cropped.extended is not None and cropped.extended.AP_v3 == pytest.approx(1, abs=1e-6)
+    assert cropped.presence is not None and cropped.presence.auroc == 1 and cropped.presence.negatives > 5
+    assert cropped.advantage is not None and cropped.baseline is not None
+    assert cropped.advantage.value == pytest.approx(1 - (cropped.baseline.auroc or 0))
+    quality = cropped.keypoint_quality  # 1 for everything in the window, and true there
+    assert quality is not None and quality.mae == pytest.approx(0, abs=1e-6) and quality.pearson is None
+    assert whole.instance_quality is not None and whole.instance_quality.count == 12
+    assert r.speed.persons == 12 + cropped.persons
     out = json.loads(json.dumps(r.to_json(), allow_nan=False))
-    assert out["oks"][0]["numbers"]["AP"] == oks.report.AP
-    assert "baseline" in r.table() and r.table().startswith("knowing")
+    assert out["sets"][0]["oks"]["numbers"]["AP"] == whole.oks.numbers["AP"]  # type: ignore[union-attr]
+    assert "a guess without pixels" in r.table() and r.table().startswith("knowing")
+
+
+def test_saved_predictions_are_judged_alike(data: Path, tmp_path: Path) -> None:
+    document = both(data)
+    rng = np.random.default_rng(0)
+    for a in document["annotations"]:  # some way off, so that numbers say something
+        flat = np.array(a["keypoints"], float).reshape(-1, 3)
+        flat[:, :2] += rng.normal(0, 2, (len(flat), 2)) * (flat[:, 2:] > 0)
+        a["keypoints"] = flat.ravel().tolist()
+    model = Knowing(document)
+    r = evaluate_pose_model(model, data / "coco", resamples=5, limit=4)
+    pairs = r.save(tmp_path / "out")
+    assert [p.name for p, _ in pairs] == ["coco-dev.json", "coco-dev.cropped.json"]
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["model"] == "knowing"
+    for s, (labels, results) in zip(r.sets, pairs, strict=True):
+        assert s.oks is not None and s.extended is not None and s.keypoint_quality is not None
+        assert 0.1 < s.extended.AP < 0.99
+        assert evaluate_extended(labels, results).numbers == s.extended.numbers
+        if not s.cropped:
+            assert evaluate_keypoints(labels, results).numbers == s.oks.numbers
+        presence = evaluate_presence_files(labels, results, resamples=5)
+        assert presence.assigned.how == "annotation id" and presence.visibility is not None
+        assert s.presence is None or presence.presence.auroc == s.presence.auroc
+        quality = evaluate_quality(labels, results, resamples=5)
+        assert quality.keypoints.mae == pytest.approx(s.keypoint_quality.mae, abs=1e-6)
+    with pytest.raises(FileError, match="folder"):
+        r.save(pairs[0][0])
+
+
+def test_files_that_are_cropped_already(data: Path, tmp_path: Path) -> None:
+    """Saved labels of cropped photos: judged as they are, with the photos that they were cut from."""
+    saved = evaluate_pose_model(Knowing(both(data)), data / "coco", resamples=5).save(tmp_path / "out")
+    labels = saved[1][0]
+    r = evaluate_pose_model(Knowing(both(data)), labels, data / "coco" / "images", resamples=5)
+    (only,) = r.sets
+    assert only.cropped and only.presence is not None and only.presence.auroc == 1
+    assert only.baseline is None and "guess" not in r.table()
 
 
 @pytest.mark.parametrize(("kind", "auroc"), [("false", 0.0), ("flat", 0.5)])
 def test_presence_that_is_wrong_or_says_nothing(data: Path, kind: str, auroc: float) -> None:
-    (presence,) = evaluate_pose_model(
-        Knowing(both(data), presence=kind), data / "coco", resamples=20
-    ).presence
-    assert presence.report.auroc == auroc
-    assert presence.advantage is not None and presence.advantage.value < 0
+    r = evaluate_pose_model(Knowing(both(data), presence=kind), data / "coco", resamples=20)
+    cropped = r.sets[1]
+    assert cropped.presence is not None and cropped.presence.auroc == auroc
+    assert cropped.advantage is not None and cropped.advantage.value < 0
+    assert cropped.extended is not None
+    assert cropped.extended.AP_v3 is not None and cropped.extended.AP_v3 < 0.99  # 0.5 says "in"
 
 
 def test_a_model_without_presence(data: Path) -> None:
     model = Knowing(both(data), presence="none")
-    assert evaluate_pose_model(model, data / "coco", resamples=20).presence == ()
+    (whole,) = evaluate_pose_model(model, data / "coco", resamples=20).sets
+    assert whole.presence is None and not whole.cropped
     found = predict_boxed(model, PhotoSet.open(data / "coco" / "dev.json"))
-    assert {p["keypoints"][2] for p in results_of(found)} == {1.0}  # its scores instead
+    results = results_of(found)
+    assert {p["keypoints"][2] for p in results} == {1.0}  # its scores instead
+    assert "presence" not in results[0] and results[0]["annotation_id"] == found.annotations[0]["id"]
     with pytest.raises(InputError, match="does not estimate presence"):
         instance_scores(found, "presence")
 
@@ -146,11 +127,22 @@ def test_pck_of_the_keypoints_that_both_have(data: Path) -> None:
         a["keypoints"][6] += 16.01
     without_head = Skeleton.define("three", ["left_ankle", "right_ankle", "neck"])
     r = evaluate_pose_model(Knowing(shifted, without_head), data / "lsp" / "dev.json", resamples=20)
-    (pck,) = r.pck
-    assert pck.missing == ("head_top",)
-    assert pck.each == {"right_ankle": 1, "left_ankle": 1, "neck": 0}
-    assert pck.pck.value == pytest.approx(2 / 3) and pck.pck.low == pytest.approx(2 / 3)
-    assert "not predicted: head_top" in pck.table()
+    (only,) = r.sets
+    pck = only.pck
+    assert pck is not None and only.oks is None and pck.missing == 0
+    assert pck.not_predicted == ("head_top",)
+    assert pck.each[0.2] == {"right_ankle": 1, "left_ankle": 1, "neck": 0}
+    assert pck.pck[0.2].value == pytest.approx(2 / 3) and pck.pck[0.2].low == pytest.approx(2 / 3)
+    assert "not predicted: head_top" in r.table()
+
+
+def test_pck_of_saved_predictions(data: Path, tmp_path: Path) -> None:
+    """Two persons an image, paired by annotation id."""
+    document = json.loads((data / "lsp" / "dev.json").read_text())
+    r = evaluate_pose_model(Knowing(document), data / "lsp" / "dev.json", resamples=5)
+    ((labels, results),) = r.save(tmp_path / "out")
+    again = evaluate_pck(labels, results, resamples=5)
+    assert again.assigned.how == "annotation id" and again.numbers.pck[0.05].value == 1
 
 
 def test_several_sets_below_one_folder(data: Path) -> None:
@@ -164,7 +156,47 @@ def test_several_sets_below_one_folder(data: Path) -> None:
             return Knowing(document).predict(images, *args, **kwargs)
 
     r = evaluate_pose_model(Two(every), data, resamples=10, presence=False)
-    assert len(r.oks) == len(r.pck) == 1 and r.presence == ()
+    assert [s.oks is None for s in r.sets] == [False, True] and r.sets[1].pck is not None
+
+
+def test_labels_without_areas_say_nothing_of_quality(data: Path) -> None:
+    path = data / "lsp" / "dev.json"
+    document = json.loads(path.read_text())
+    for a in document["annotations"]:
+        del a["area"]
+    path.write_text(json.dumps(document))
+    (only,) = evaluate_pose_model(Knowing(document), path, resamples=5).sets
+    assert only.keypoint_quality is None and only.pck is not None
+
+
+def test_calibration_of_a_model_that_doubts_itself(data: Path) -> None:
+    """Half of the mass on the true cell, which is always right: every region holds it, and one cell is enough."""
+    r = evaluate_calibration(Knowing(both(data)), data / "coco", resamples=10)
+    whole, cropped = r.sets
+    assert (whole.cropped, cropped.cropped) == (False, True) and r.parameters["cell"] == "nearest"
+    for s in r.sets:
+        inside = sum(1 <= f <= 2 for a in s.found.annotations for f in a["keypoints"][2::3])
+        assert len(s.maps) == inside and s.maps.map_cells == 192
+        assert (s.maps.coverage == 1).all() and s.maps.error == pytest.approx(0.5)
+        assert s.error.low == pytest.approx(0.5)
+        assert s.maps.nll == pytest.approx(-np.log(0.5 + 0.5 / 192), abs=1e-5)
+        assert sum(len(k) for k in s.each.values()) == inside
+        assert s.maps.region_cells[9] == 1 and s.maps.levels[9] == 0.5
+        assert s.visibility is not None and s.visibility.brier == 0
+    assert whole.presence is None and cropped.presence is not None and cropped.presence.auroc == 1
+    out = json.loads(json.dumps(r.to_json(), allow_nan=False))
+    assert out["sets"][1]["maps"]["error"] == pytest.approx(0.5)
+    assert "holds the true cell" in r.table() and "keypoint quality" in r.table()
+    assert len(evaluate_calibration(Knowing(both(data)), data / "coco", resamples=5, crops=False).sets) == 1
+
+
+def test_calibration_of_keypoints_by_name(data: Path) -> None:
+    """LSP's keypoints of a model with others, in another order."""
+    document = json.loads((data / "lsp" / "dev.json").read_text())
+    model = Knowing(document, Skeleton.define("three", ["neck", "tail", "right_ankle"]))
+    (s,) = evaluate_calibration(model, data / "lsp", resamples=5, crops=False).sets
+    assert set(s.each) == {"neck", "right_ankle"} and (s.maps.coverage == 1).all()
+    assert s.each["neck"].nll == pytest.approx(-np.log(0.5 + 0.5 / 192), abs=1e-5)
 
 
 def test_how_the_model_is_asked(data: Path) -> None:
@@ -190,8 +222,7 @@ def test_instance_scores_by_hand(data: Path) -> None:
     scores, presence = np.zeros((12, 17)), np.zeros((12, 17))
     scores[0, :3] = 0.9, 0.3, 0.2  # 0.2 is not above the threshold
     presence[0, :3] = 0.5, 0.45, 0.9
-    object.__setattr__(found, "scores", scores)
-    object.__setattr__(found, "presence", presence)
+    found = replace(found, scores=scores, presence=presence)
     assert instance_scores(found)[:2].tolist() == [pytest.approx(0.6), 0]
     assert instance_scores(found, "presence")[:2].tolist() == [pytest.approx((0.9 + 0.2) / 2), 0]
 
@@ -200,12 +231,9 @@ def test_keypoints_that_the_model_lacks(data: Path) -> None:
     model = Knowing(both(data), Skeleton.define("one", ["nose"]))
     with pytest.raises(InputError, match="lacks left_eye"):
         evaluate_pose_model(model, data / "coco")
-    photos = PhotoSet.open(data / "lsp" / "dev.json")
-    found = predict_boxed(
-        Knowing(json.loads((data / "lsp" / "dev.json").read_text()), model.skeleton), photos
-    )
+    other = Knowing(json.loads((data / "lsp" / "dev.json").read_text()), model.skeleton)
     with pytest.raises(InputError, match="no keypoint name in common"):
-        pck_section(photos, found)
+        evaluate_pose_model(other, data / "lsp")
 
 
 def test_files_and_photos_that_do_not_fit(data: Path, tmp_path: Path) -> None:
@@ -246,46 +274,3 @@ def test_baseline_by_hand() -> None:
     guess = BorderBaseline.fit(document).predict(document, [people[0], people[4]])
     expected = [[(4 + 4 * share) / 8], [(1 + 4 * share) / 8]]
     np.testing.assert_allclose(guess, expected, rtol=0, atol=1e-12)
-
-
-class Finding:
-    """A detector that finds the annotated boxes, and a false alarm in the first photo."""
-
-    def __init__(self, document: dict[str, Any]) -> None:
-        self.document = document
-
-    def detect(self, images: Any) -> list[People]:
-        out = []
-        for image in images:
-            mine = [a["bbox"] for a in self.document["annotations"] if a["image_id"] == image.id]
-            rows = [[x, y, x + w, y + h] for x, y, w, h in mine]
-            if image.id == 100:
-                rows.append([50, 0, 120, 20])
-            scores = np.linspace(0.9, 0.5, len(rows), dtype=np.float32)
-            out.append(People(image.size, image.source, boxes=np.array(rows, np.float32), scores=scores))
-        return out
-
-
-def test_detector(data: Path) -> None:
-    path = data / "coco" / "dev.json"
-    document = json.loads(path.read_text())
-    r = evaluate_detector(Finding(document), path, resamples=50)
-    assert pytest.approx(1, abs=0.02) == r.report.AP and r.images == 6
-    assert r.ap.low <= r.report.AP <= r.ap.high + 1e-12
-    assert r.report.counts["predictions"] == 19
-    assert json.loads(json.dumps(r.to_json(), allow_nan=False))["numbers"]["AP"] == r.report.AP
-    assert "box AP" in r.table()
-
-
-def test_photos_with_incomplete_boxes_are_left_out(data: Path) -> None:
-    path = data / "coco" / "dev.json"
-    document = json.loads(path.read_text())
-    document["images"][0]["complete"] = {"boxes": False}
-    document["images"][1]["complete"] = {"boxes": True}
-    path.write_text(json.dumps(document))
-    r = evaluate_detector(Finding(document), path, resamples=10)
-    assert r.images == 5 and r.report.counts["annotations"] == 15
-    document["categories"] = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
-    path.write_text(json.dumps(document))
-    with pytest.raises(InputError, match="no category named 'person'"):
-        evaluate_detector(Finding(document), path)

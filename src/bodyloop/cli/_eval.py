@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
-from bodyloop.cli._common import example, folded, put_json, say
+from bodyloop.cli._common import example, folded, one_line, put_json, say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,3 +49,8 @@ def register(app: typer.Typer, commands: Sequence[Command]) -> None:
     """Add commands under their functions' names, with their docstrings as help."""
     for command, lines in commands:
         app.command(command.__name__, help=folded(command.__doc__), epilog=example(*lines))(command)
+
+
+def note(message: str) -> None:
+    """What else was done, on stderr."""
+    typer.echo(one_line(message), err=True)

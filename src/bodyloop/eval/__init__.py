@@ -2,19 +2,21 @@
 to every number.
 
 Files in, typed reports out: `evaluate_keypoints`, `evaluate_extended`, `evaluate_boxes`, `evaluate_pck`,
-`evaluate_presence_files`, `evaluate_quality`. Models in, reports out: `evaluate_pose_model`, `evaluate_detector`.
-Arrays in: `evaluate_presence`, `map_calibration`.
+`evaluate_presence_files`, `evaluate_quality`. Models in, reports out: `evaluate_pose_model`, `evaluate_calibration`,
+`evaluate_detector`. Arrays in: `evaluate_presence`, `map_calibration`.
 """
 
 from __future__ import annotations
 
 from bodyloop.eval.boxes import BoxReport, evaluate_boxes
+from bodyloop.eval.calibrated import CalibrationReport, evaluate_calibration
 from bodyloop.eval.calibration import MapCalibration, map_calibration
 from bodyloop.eval.detector import DetectorReport, evaluate_detector
 from bodyloop.eval.extended import ExtendedReport, evaluate_extended
 from bodyloop.eval.keypoints import KeypointReport, evaluate_keypoints
 from bodyloop.eval.pck_files import PckReport, evaluate_pck
-from bodyloop.eval.pose import PoseReport, evaluate_pose_model
+from bodyloop.eval.pose import evaluate_pose_model
+from bodyloop.eval.pose_report import PoseReport, PoseSet
 from bodyloop.eval.presence import BinaryReport, evaluate_presence
 from bodyloop.eval.presence_files import PresenceReport, evaluate_presence_files
 from bodyloop.eval.quality import QualityFilesReport, evaluate_quality
@@ -22,15 +24,18 @@ from bodyloop.eval.quality import QualityFilesReport, evaluate_quality
 __all__ = [
     "BinaryReport",
     "BoxReport",
+    "CalibrationReport",
     "DetectorReport",
     "ExtendedReport",
     "KeypointReport",
     "MapCalibration",
     "PckReport",
     "PoseReport",
+    "PoseSet",
     "PresenceReport",
     "QualityFilesReport",
     "evaluate_boxes",
+    "evaluate_calibration",
     "evaluate_detector",
     "evaluate_extended",
     "evaluate_keypoints",

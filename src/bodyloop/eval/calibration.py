@@ -12,7 +12,7 @@ of the ProbPose paper (Purkrabek et al., CVPR 2025).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,7 @@ class MapCalibration:
         mass: (N,) mass of the true cell.
         rank: (N,) how many cells are before it.
         sizes: (N, Q) cells of the smallest region that holds q.
+        map_cells: how many cells a map has.
     """
 
     levels: Floats
@@ -49,6 +50,7 @@ class MapCalibration:
     mass: Floats
     rank: Ints
     sizes: Ints
+    map_cells: int
 
     def __len__(self) -> int:
         return len(self.rank)
@@ -90,8 +92,12 @@ class MapCalibration:
 
     def __getitem__(self, index: Bools | Ints | slice) -> MapCalibration:
         """Some of the maps."""
-        return MapCalibration(
-            self.levels, self.mass_before[index], self.mass[index], self.rank[index], self.sizes[index]
+        return replace(
+            self,
+            mass_before=self.mass_before[index],
+            mass=self.mass[index],
+            rank=self.rank[index],
+            sizes=self.sizes[index],
         )
 
     @classmethod
@@ -105,6 +111,7 @@ class MapCalibration:
             np.concatenate([p.mass for p in parts]),
             np.concatenate([p.rank for p in parts]),
             np.concatenate([p.sizes for p in parts]),
+            parts[0].map_cells,
         )
 
     def error_samples(self, image: Ints, weights: Floats) -> Floats:
@@ -124,6 +131,7 @@ class MapCalibration:
         curves = {"coverage": self.coverage, "region_cells": self.region_cells}
         return {
             "maps": len(self),
+            "map_cells": self.map_cells,
             "levels": self.levels.tolist(),
             **{k: v.tolist() if len(self) else None for k, v in curves.items()},
             **plain({"error": self.error, "nll": self.nll, "beyond": self.beyond}),
@@ -184,6 +192,7 @@ def _judged(p: npt.NDArray[np.floating], at: Ints, q: Floats) -> MapCalibration:
         mine[:, 0].astype(np.float64),
         np.count_nonzero(first, axis=1),
         np.minimum(np.stack(sizes, axis=1) if sizes else np.zeros((len(p), 0), np.int64), p.shape[1]),
+        p.shape[1],
     )
 
 

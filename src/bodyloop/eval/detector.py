@@ -1,33 +1,46 @@
-"""A person detector judged from photographs: box AP with its interval, and speed."""
+"""A person detector judged from photographs: box AP with its interval, and speed.
+
+The boxes can be saved and judged again by the evaluations of files.
+"""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bodyloop.data.cropcoco_folder import make_folder
 from bodyloop.errors import InputError
 from bodyloop.eval import bootstrap as boot
 from bodyloop.eval.boxes import BoxReport, evaluate_boxes
-from bodyloop.eval.photos import IMAGES_AT_ONCE, PhotoSet, Progress
+from bodyloop.eval.photos import IMAGES_AT_ONCE, PhotoSet, Progress, stem_of, write_json
 from bodyloop.geometry import boxes_to_xywh
 from bodyloop.roles import Detector
 
 
 @dataclass(frozen=True, eq=False)
 class DetectorReport:
-    """Boxes of a detector: AP with its interval, the twelve numbers, speed."""
+    """Boxes of a detector: AP with its interval, the twelve numbers, speed.
+
+    Attributes:
+        path: of the labels' file.
+        document: the labels that were judged against; results: the boxes as COCO results.
+    """
 
     model: str
+    path: Path
     origin: str
     ap: boot.Interval
     report: BoxReport
     images: int
     seconds: float
+    document: Mapping[str, Any]
+    results: Sequence[Mapping[str, Any]]
 
     def to_json(self) -> dict[str, object]:
         """Plain json."""
@@ -43,6 +56,18 @@ class DetectorReport:
             f"{self.model}\n\nbox AP {self.ap}  [{self.origin}, {self.images} images, {ms:.1f} ms an image]"
         )
         return f"{head}\n{self.report.table()}"
+
+    def save(self, folder: str | os.PathLike[str]) -> tuple[Path, Path]:
+        """Write labels and boxes as COCO files, named by folder and file of the labels.
+
+        Raises:
+            FileError: a file cannot be written.
+        """
+        out = make_folder(Path(folder))
+        pair = out / f"{stem_of(self.path)}.json", out / f"{stem_of(self.path)}.results.json"
+        write_json(pair[0], self.document)
+        write_json(pair[1], self.results)
+        return pair
 
 
 def evaluate_detector(
@@ -103,7 +128,9 @@ def evaluate_detector(
     report = evaluate_boxes(document, results, protocol)
     weights = boot.draw(max(len(records), 1), np.random.default_rng(seed), resamples)
     ap = boot.interval(report.AP, boot.ap_samples(report.evidence, weights))
-    return DetectorReport(str(detector), photos.origin, ap, report, len(records), seconds)
+    return DetectorReport(
+        str(detector), photos.path, photos.origin, ap, report, len(records), seconds, document, results
+    )
 
 
 def _complete(image: Mapping[str, Any]) -> bool:

@@ -1,18 +1,17 @@
 """Annotated photographs for evaluations that run a model: which file, which folder, which persons.
 
 A `PhotoSet` is a loaded COCO file with the folder of its photos; cropped files (`bodyloop.data.cropcoco`)
-read the same photos and cut them on the way. `predict_boxed` runs a pose model on the annotated boxes and
-returns arrays aligned with the annotations. What is computed from them is left to `pose`.
+read the same photos and cut them on the way. Models are run on them by `boxed` and `detector`.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,29 +21,13 @@ from bodyloop.data.cropcoco_folder import PREFIX, photo_folder, read_labelled
 from bodyloop.errors import FileError, InputError
 from bodyloop.eval.reading import load_json, read_ground_truth
 from bodyloop.images import Image
-from bodyloop.people import People
-from bodyloop.skeletons import Skeleton
+from bodyloop.storage import atomic_write
 
 Floats = npt.NDArray[np.float64]
 Record = Mapping[str, Any]
 Progress = Callable[[int, int], None]
 
 IMAGES_AT_ONCE = 16
-
-
-class PosePredictor(Protocol):
-    """What is asked of a pose model here; `bodyloop.load_pose` gives one."""
-
-    @property
-    def skeleton(self) -> Skeleton:
-        """The model's keypoints."""
-        ...
-
-    def predict(
-        self, images: list[Any], boxes: list[Any], masks: list[Any] | None = None, *, flip: bool | None = None
-    ) -> list[People]:
-        """Poses of the boxes (n, 4) ``x1 y1 x2 y2`` of each image, in order."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,12 +39,14 @@ class PhotoSet:
         folder: where the photos are.
         origin: the file, for messages and reports.
         names: the file's keypoints, empty for a file of boxes.
+        path: of the file.
     """
 
     document: Mapping[str, Any]
     folder: Path
     origin: str
     names: tuple[str, ...]
+    path: Path
 
     @classmethod
     def open(
@@ -77,7 +62,7 @@ class PhotoSet:
         names = _keypoint_names(document, str(path))
         read_ground_truth(document, keypoints=len(names) or None, need_area=False, origin=str(path))
         folder = photo_folder(path) if images is None else Path(images)
-        return cls(document, folder, str(path), names)
+        return cls(document, folder, str(path), names, path)
 
     def cropped(self, crops: CropSet) -> PhotoSet:
         """The same photos with the labels of cropped ones."""
@@ -126,100 +111,6 @@ class PhotoSet:
         return sorted(found, key=lambda pair: pair[0])
 
 
-@dataclass(frozen=True, eq=False)
-class Boxed:
-    """What a model says about N annotated persons; keypoints in the order of the file, NaN where it has none.
-
-    Attributes:
-        annotations: N of the file.
-        image: (N,) index of each one's image in the file.
-        keypoints: (N, K, 2) image px; scores, presence, visibility: (N, K) or None.
-        seconds: time spent in the model's predict.
-    """
-
-    annotations: tuple[Record, ...]
-    image: npt.NDArray[np.int64]
-    keypoints: Floats
-    scores: Floats
-    presence: Floats | None
-    visibility: Floats | None
-    seconds: float
-
-    @property
-    def labels(self) -> Floats:
-        """(N, K, 3) x, y, flag of the file."""
-        k = self.keypoints.shape[1]
-        return np.array([a["keypoints"] for a in self.annotations], np.float64).reshape(-1, k, 3)
-
-
-def predict_boxed(
-    model: PosePredictor,
-    photos: PhotoSet,
-    *,
-    flip: bool = True,
-    masks: bool = False,
-    progress: Progress | None = None,
-    clock: Callable[[], float] = time.perf_counter,
-) -> Boxed:
-    """Run a pose model on the annotated boxes of everybody with labelled keypoints.
-
-    Args:
-        flip: average with the mirrored crop.
-        masks: give the model the annotated masks, too.
-        progress: called with persons done and persons in all.
-
-    Raises:
-        FileError, InputError: photos that are missing or of another size; nobody to run on.
-    """
-    persons = photos.persons() if photos.names else []
-    if not persons:
-        raise InputError(f"{photos.origin}: nobody has labelled keypoints")
-    skeleton = Skeleton.define("file", photos.names)
-    found: list[People] = []
-    seconds, done = 0.0, 0
-    for images, groups in _batches(photos, persons):
-        boxes = [np.array([a["bbox"] for a in g], np.float64) for g in groups]
-        xyxy = [np.concatenate([b[:, :2], b[:, :2] + b[:, 2:]], axis=1) for b in boxes]
-        given = [[a.get("segmentation") or None for a in g] for g in groups] if masks else None
-        start = clock()
-        people = model.predict(images, xyxy, given, flip=flip)
-        seconds += clock() - start
-        found += [p.in_skeleton(skeleton) for p in people]
-        done += sum(len(g) for g in groups)
-        if progress is not None:
-            progress(done, len(persons))
-    return Boxed(
-        annotations=tuple(a for _, a in persons),
-        image=np.array([i for i, _ in persons], np.int64),
-        keypoints=_stack([p.keypoints for p in found]),
-        scores=_stack([p.keypoint_scores for p in found]),
-        presence=_optional([p.presence for p in found]),
-        visibility=_optional([p.visibility for p in found]),
-        seconds=seconds,
-    )
-
-
-def _batches(
-    photos: PhotoSet, persons: Sequence[tuple[int, Record]]
-) -> Iterator[tuple[list[Image], list[list[Record]]]]:
-    """Some photos at a time with the persons in each; persons come sorted by image."""
-    by_image: dict[int, list[Record]] = {}
-    for i, a in persons:
-        by_image.setdefault(i, []).append(a)
-    order = list(by_image)
-    for at in range(0, len(order), IMAGES_AT_ONCE):
-        part = order[at : at + IMAGES_AT_ONCE]
-        yield [photos.photo(photos.document["images"][i]) for i in part], [by_image[i] for i in part]
-
-
-def _stack(columns: Sequence[npt.NDArray[np.float32] | None]) -> Floats:
-    return np.concatenate([c for c in columns if c is not None]).astype(np.float64)
-
-
-def _optional(columns: Sequence[npt.NDArray[np.float32] | None]) -> Floats | None:
-    return None if any(c is None for c in columns) else _stack(columns)
-
-
 def _keypoint_names(document: object, origin: str) -> tuple[str, ...]:
     if not isinstance(document, Mapping) or not isinstance(document.get("categories"), Sequence):
         raise InputError(f"{origin}: not a COCO file (no list 'categories')")
@@ -251,3 +142,18 @@ def find_sets(data: str | os.PathLike[str], split: str) -> list[Path]:
         splits = ", ".join(p.stem.removeprefix(PREFIX) for p in found)
         raise FileError(f"{path}: has no {split!r}, but {splits}; name one as the split")
     return found
+
+
+def stem_of(labels: Path) -> str:
+    """Name without ending for what belongs to a file of labels: its folder's name and its own."""
+    return "-".join(part for part in (labels.parent.name, labels.stem) if part)
+
+
+def write_json(path: Path, value: object) -> None:
+    """A json file, whole or not at all.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    with atomic_write(path) as f:
+        f.write((json.dumps(value, separators=(",", ":")) + "\n").encode())

@@ -1,8 +1,9 @@
-"""A pose model judged from photographs: OKS AP, PCK, presence against a baseline, speed.
+"""A pose model judged from photographs: one call runs it on annotated boxes and reports numbers with intervals.
 
-One call runs the model on annotated boxes and reports numbers with intervals. Files with COCO's keypoints
-give AP (whole photos) and presence (photos cropped by the CropCOCO procedure, beside `BorderBaseline`);
-files with other keypoints give PCK on the keypoints that both sides have by name.
+Files with COCO's keypoints give AP by OKS and by Ex-OKS, on whole photos and on photos cropped by the CropCOCO
+procedure (or as they are, if the file is of cropped photos), and presence beside `BorderBaseline`. Files with
+other keypoints give PCK on those that both sides have by name. All give visibility and quality, as far as the
+model and the labels have them. The predictions can be saved and judged again by the evaluations of files.
 """
 
 from __future__ import annotations
@@ -10,9 +11,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,174 +21,21 @@ from bodyloop.data.cropcoco import build
 from bodyloop.errors import InputError
 from bodyloop.eval import bootstrap as boot
 from bodyloop.eval.border import BorderBaseline
-from bodyloop.eval.keypoints import KeypointReport, evaluate_keypoints
-from bodyloop.eval.pck import box_norm, distances
-from bodyloop.eval.photos import (
-    Boxed,
-    PhotoSet,
-    PosePredictor,
-    Progress,
-    find_sets,
-    predict_boxed,
-)
-from bodyloop.eval.presence import BinaryReport, evaluate_presence, labels_of
-from bodyloop.eval.reading import load_json
-from bodyloop.interop import mean_of_counted
+from bodyloop.eval.boxed import Boxed, PosePredictor, Scoring, instance_scores, predict_boxed, results_of
+from bodyloop.eval.evidence import APReport
+from bodyloop.eval.extended import Extension, evaluate_extended, flags_of
+from bodyloop.eval.keypoints import evaluate_keypoints
+from bodyloop.eval.pck import box_norm
+from bodyloop.eval.pck_files import THRESHOLDS, PckNumbers, judge_pck
+from bodyloop.eval.photos import PhotoSet, Progress, find_sets
+from bodyloop.eval.pose_report import PoseReport, PoseSet, Speed
+from bodyloop.eval.presence import BinaryReport, evaluate_presence
+from bodyloop.eval.protocols import EXTENDED, rules
+from bodyloop.eval.quality import QualityReport, quality_of_pairs
+from bodyloop.eval.reading import load_json, read_ground_truth
 from bodyloop.skeletons import COCO
 
 Floats = npt.NDArray[np.float64]
-Scoring = Literal["keypoints", "presence"]
-
-SCORE_THRESHOLDS = {"keypoints": 0.2, "presence": 0.45}  # of the published evaluations
-PCK_THRESHOLD = 0.2
-
-
-@dataclass(frozen=True, eq=False)
-class OksSection:
-    """OKS AP on annotated boxes: the report and AP with its interval; ``persons`` were given to the model."""
-
-    origin: str
-    persons: int
-    scoring: str
-    ap: boot.Interval
-    report: KeypointReport
-
-    def to_json(self) -> dict[str, object]:
-        """Plain json."""
-        return {
-            "data": self.origin, "persons": self.persons, "scoring": self.scoring, "AP": self.ap.to_json(),
-            **self.report.to_json(),
-        }  # fmt: skip
-
-    def table(self) -> str:
-        """As text."""
-        head = f"OKS AP {self.ap}  [{self.origin}, {self.persons} persons, annotated boxes]"
-        return f"{head}\n{self.report.table()}"
-
-
-@dataclass(frozen=True, eq=False)
-class PckSection:
-    """PCK with norm max(w, h) of the annotated box.
-
-    Attributes:
-        each: share per keypoint name; keypoints that the model lacks are in ``missing``.
-    """
-
-    origin: str
-    persons: int
-    threshold: float
-    pck: boot.Interval
-    each: Mapping[str, float]
-    missing: tuple[str, ...]
-
-    def to_json(self) -> dict[str, object]:
-        """Plain json."""
-        return {
-            "data": self.origin, "persons": self.persons, "threshold": self.threshold,
-            "norm": "max(w, h) of the annotated box", "PCK": self.pck.to_json(),
-            "each": dict(self.each), "missing": list(self.missing),
-        }  # fmt: skip
-
-    def table(self) -> str:
-        """As text."""
-        head = f"PCK@{self.threshold:g} {self.pck}  [{self.origin}, {self.persons} persons, norm max(w, h)]"
-        rows = [f"  {name:<16} {'-' if v < 0 else f'{v:.4f}'}" for name, v in self.each.items()]
-        left_out = [f"  not predicted: {', '.join(self.missing)}"] if self.missing else []
-        return "\n".join([head, *rows, *left_out])
-
-
-@dataclass(frozen=True, eq=False)
-class PresenceSection:
-    """Presence on cropped photos, beside a guess from the joint and the sides that the box touches.
-
-    Attributes:
-        report: of the model; baseline: of the guess (None without photos to fit it on).
-        auroc: with interval; advantage: model minus baseline, paired.
-    """
-
-    origin: str
-    persons: int
-    seed: int
-    report: BinaryReport
-    auroc: boot.Interval
-    baseline: BinaryReport | None
-    advantage: boot.Difference | None
-
-    def to_json(self) -> dict[str, object]:
-        """Plain json."""
-        return {
-            "data": self.origin,
-            "persons": self.persons,
-            "crop_seed": self.seed,
-            "auroc": self.auroc.to_json(),
-            "model": self.report.to_json(),
-            "baseline": None if self.baseline is None else self.baseline.to_json(),
-            "advantage": None if self.advantage is None else self.advantage.to_json(),
-        }
-
-    def table(self) -> str:
-        """As text."""
-        lines = [f"presence AUROC {self.auroc}  [{self.origin}, {self.persons} persons]", self.report.table()]
-        if self.baseline is not None:
-            lines.append(f"  baseline (joint, sides touched): AUROC {_number(self.baseline.auroc)}")
-        if self.advantage is not None:
-            lines.append(f"  model - baseline: {self.advantage}")
-        return "\n".join(lines)
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Time in the model's predict (cutting crops, network, decoding; not reading photos)."""
-
-    persons: int
-    seconds: float
-    flip: bool
-
-    @property
-    def per_second(self) -> float:
-        """Persons per second."""
-        return self.persons / self.seconds if self.seconds > 0 else float("inf")
-
-    def to_json(self) -> dict[str, object]:
-        """Plain json."""
-        return {
-            "persons": self.persons, "seconds": self.seconds, "persons_per_second": self.per_second,
-            "flip": self.flip,
-        }  # fmt: skip
-
-    def table(self) -> str:
-        """As text."""
-        ms = 1000 * self.seconds / max(self.persons, 1)
-        how = "with" if self.flip else "without"
-        return f"speed: {self.per_second:.1f} persons/s ({ms:.1f} ms a person, {how} flip)"
-
-
-@dataclass(frozen=True, eq=False)
-class PoseReport:
-    """Everything about one model, section by section."""
-
-    model: str
-    parameters: Mapping[str, object]
-    oks: tuple[OksSection, ...]
-    pck: tuple[PckSection, ...]
-    presence: tuple[PresenceSection, ...]
-    speed: Speed
-
-    def to_json(self) -> dict[str, object]:
-        """Plain json."""
-        return {
-            "model": self.model,
-            "parameters": dict(self.parameters),
-            "oks": [s.to_json() for s in self.oks],
-            "pck": [s.to_json() for s in self.pck],
-            "presence": [s.to_json() for s in self.presence],
-            "speed": self.speed.to_json(),
-        }
-
-    def table(self) -> str:
-        """As text."""
-        sections: list[OksSection | PckSection | PresenceSection] = [*self.oks, *self.pck, *self.presence]
-        return "\n\n".join([self.model, *(s.table() for s in sections), self.speed.table()])
 
 
 def evaluate_pose_model(
@@ -203,6 +50,7 @@ def evaluate_pose_model(
     scoring: Scoring = "keypoints",
     protocol: str = "standard",
     presence: bool = True,
+    threshold: float = 0.5,
     seed: int = 0,
     resamples: int = boot.RESAMPLES,
     limit: int | None = None,
@@ -218,8 +66,9 @@ def evaluate_pose_model(
         flip, masks: see `predict_boxed`.
         scoring: an instance's score is the mean of its keypoint scores over keypoints whose score is > 0.2
             ("keypoints"), or whose presence is > 0.45 ("presence").
-        protocol: see `evaluate_keypoints`.
-        presence: crop the photos (unless the set is a cropped one) and judge presence, if the model has it.
+        protocol: see `evaluate_keypoints`; Ex-OKS is standard unless this is "exococotools".
+        presence: crop whole photos and judge them, too, if the model has presence.
+        threshold: of presence and visibility: "yes" from it on. Ex-OKS takes it, too.
         seed: of the crops and of the bootstrap.
         limit: only the first photos of each file that show somebody, for a quick look.
         progress, clock: see `predict_boxed`.
@@ -227,130 +76,161 @@ def evaluate_pose_model(
     Raises:
         FileError, InputError: files or photos that are missing or malformed.
     """
-    oks, pck, present = [], [], []
-    seconds, persons = 0.0, 0
+    done: list[PoseSet] = []
+    for path, photos in posed_sets(data, images, split, limit):
+        beside = path.with_name("train.json")
+        labels = baseline if baseline is not None else beside if beside.is_file() else None
+
+        def judged(which: PhotoSet, labels: str | os.PathLike[str] | None = labels) -> PoseSet:
+            found = predict_boxed(model, which, flip=flip, masks=masks, progress=progress, clock=clock)
+            return judge_set(
+                which, found, scoring=scoring, protocol=protocol, threshold=threshold, baseline=labels, seed=seed,
+                resamples=resamples,
+            )  # fmt: skip
+
+        done.append(judged(photos))
+        if (
+            presence
+            and done[-1].found.presence is not None
+            and done[-1].oks is not None
+            and not done[-1].cropped
+        ):
+            done.append(judged(photos.cropped(build(photos.document, seed))))
+    return PoseReport(
+        model=str(model),
+        parameters={
+            "flip": flip, "masks": masks, "scoring": scoring, "protocol": protocol, "threshold": threshold,
+            "seed": seed, "resamples": resamples,
+        },
+        sets=tuple(done),
+        speed=Speed(sum(s.persons for s in done), sum(s.found.seconds for s in done), flip),
+    )  # fmt: skip
+
+
+def posed_sets(
+    data: str | os.PathLike[str], images: str | os.PathLike[str] | None, split: str, limit: int | None
+) -> list[tuple[Path, PhotoSet]]:
+    """The files with keypoints that a path means, opened.
+
+    Raises:
+        FileError, InputError: there is none, or it is malformed.
+    """
     sets = [(path, PhotoSet.open(path, images).first(limit)) for path in find_sets(data, split)]
     posed = [(path, photos) for path, photos in sets if photos.names]
     if not posed:
         raise InputError(f"{os.fspath(data)}: no file with keypoints (checked {len(sets)})")
-    for path, photos in posed:
-        found = predict_boxed(model, photos, flip=flip, masks=masks, progress=progress, clock=clock)
-        seconds, persons = seconds + found.seconds, persons + len(found.image)
-        if photos.names != COCO.keypoints:
-            pck.append(pck_section(photos, found, seed=seed, resamples=resamples))
-            continue
-        oks.append(
-            oks_section(photos, found, scoring=scoring, protocol=protocol, seed=seed, resamples=resamples)
-        )
-        if presence and found.presence is not None:
-            beside = path.with_name("train.json") if baseline is None else Path(baseline)
-            fitted = fit_baseline(beside, seed) if baseline is not None or beside.is_file() else None
-            cropped, seen = photos, found
-            if not photos.is_cropped:
-                cropped = photos.cropped(build(photos.document, seed))
-                seen = predict_boxed(model, cropped, flip=flip, masks=masks, progress=progress, clock=clock)
-                seconds, persons = seconds + seen.seconds, persons + len(seen.image)
-            present.append(presence_section(cropped, seen, fitted, seed=seed, resamples=resamples))
-    return PoseReport(
-        model=str(model),
-        parameters={"flip": flip, "masks": masks, "scoring": scoring, "seed": seed, "resamples": resamples},
-        oks=tuple(oks),
-        pck=tuple(pck),
-        presence=tuple(present),
-        speed=Speed(persons, seconds, flip),
-    )
+    return posed
 
 
-def oks_section(
+def judge_set(
     photos: PhotoSet,
     found: Boxed,
     *,
     scoring: Scoring = "keypoints",
     protocol: str = "standard",
+    threshold: float = 0.5,
+    baseline: str | os.PathLike[str] | None = None,
     seed: int = 0,
     resamples: int = boot.RESAMPLES,
-) -> OksSection:
-    """AP by OKS of predictions on annotated boxes.
+) -> PoseSet:
+    """Everything about predictions on annotated boxes; arguments as of `evaluate_pose_model`.
+
+    Args:
+        baseline: labels to fit the guess on that presence is compared with, None for no comparison.
 
     Raises:
-        InputError: the model lacks keypoints that the file has.
+        InputError: the model lacks keypoints that a file of COCO's keypoints has, or has none of another file's.
     """
+    weights = boot.draw(found.images, np.random.default_rng(seed), resamples)
+    flags = window_flags(photos, found)
+    parts: dict[str, Any] = {"cropped": bool((flags == 3).any()), "results": results_of(found, scoring)}
+    if found.skeleton is COCO:
+        parts |= _average_precision(photos, found, parts, protocol, threshold, weights)
+    else:
+        parts["pck"] = _pck(photos, found, weights)
+    parts |= probabilities(found, flags, threshold, weights)
+    if baseline is not None and parts.get("presence") is not None:
+        parts |= _beside(fit_baseline(baseline, seed), photos, found, flags, parts["presence"], weights)
+    parts |= qualities(found, scoring, weights)
+    return PoseSet(photos=photos, found=found, **parts)
+
+
+def window_flags(photos: PhotoSet, found: Boxed) -> Floats:
+    """(N, K) flags of the predicted persons, as Ex-OKS goes by them."""
+    truth = read_ground_truth(photos.document, keypoints=len(found.skeleton), need_area=False)
+    rows = {int(i): row for row, i in enumerate(truth.ids)}
+    return flags_of(truth, Extension(), rules("standard"))[[rows[a["id"]] for a in found.annotations]]
+
+
+def _average_precision(
+    photos: PhotoSet, found: Boxed, parts: Mapping[str, Any], protocol: str, threshold: float, weights: Floats
+) -> dict[str, Any]:
+    _refuse_lacking(photos, found)
+    document, results = photos.document, parts["results"]
+    extended_as = protocol if protocol in EXTENDED else "standard"
+    oks: APReport
+    if parts["cropped"]:
+        oks = evaluate_extended(document, results, COCO, extended_as, plain=True)
+    else:
+        oks = evaluate_keypoints(document, results, COCO, protocol)
+    extended = evaluate_extended(document, results, COCO, extended_as, confidence_threshold=threshold)
+    reports = {"AP": oks, "Ex_AP": extended}
+    return {
+        "oks": oks,
+        "extended": extended,
+        "intervals": {
+            name: boot.interval(r.numbers["AP"] or 0.0, boot.ap_samples(r.evidence, weights))
+            for name, r in reports.items()
+        },
+    }
+
+
+def _refuse_lacking(photos: PhotoSet, found: Boxed) -> None:
     lacking = np.isnan(found.keypoints).all(axis=(0, 2))
     if lacking.any():
         names = [photos.names[i] for i in np.flatnonzero(lacking)]
         raise InputError(f"{photos.origin}: OKS needs all keypoints, the model lacks {', '.join(names)}")
-    report = evaluate_keypoints(photos.document, results_of(found, scoring), COCO, protocol)
-    rng = np.random.default_rng(seed)
-    weights = boot.draw(len(photos.document["images"]), rng, resamples)
-    ap = boot.interval(report.AP, boot.ap_samples(report.evidence, weights))
-    return OksSection(photos.origin, len(found.image), scoring, ap, report)
 
 
-def results_of(found: Boxed, scoring: Scoring = "keypoints") -> list[dict[str, Any]]:
-    """COCO results of predictions on annotated boxes; the third number of a keypoint is its presence.
-
-    (Its score where the model has no presence.)
-    """
-    scores = instance_scores(found, scoring)
-    third = found.scores if found.presence is None else found.presence
-    points = np.concatenate([found.keypoints, np.nan_to_num(third)[..., None]], axis=2)
-    return [
-        {
-            "image_id": a["image_id"],
-            "category_id": a["category_id"],
-            "score": float(s),
-            "keypoints": p.ravel().tolist(),
-        }
-        for a, s, p in zip(found.annotations, scores, points, strict=True)
-    ]
-
-
-def instance_scores(found: Boxed, scoring: Scoring = "keypoints") -> Floats:
-    """(N,) mean keypoint score over the keypoints above the threshold of the scoring, 0 if there is none.
-
-    Raises:
-        InputError: scoring by presence of a model that has none.
-    """
-    if scoring == "presence" and found.presence is None:
-        raise InputError("scoring by presence: this model does not estimate presence; use 'keypoints'")
-    by = found.presence if scoring == "presence" and found.presence is not None else found.scores
-    return mean_of_counted(found.scores, by > SCORE_THRESHOLDS[scoring])
-
-
-def pck_section(
-    photos: PhotoSet,
-    found: Boxed,
-    *,
-    threshold: float = PCK_THRESHOLD,
-    seed: int = 0,
-    resamples: int = boot.RESAMPLES,
-) -> PckSection:
+def _pck(photos: PhotoSet, found: Boxed, weights: Floats) -> PckNumbers:
     """PCK over the keypoints that model and file share by name; norm max(w, h) of the annotated box."""
-    labels = found.labels
-    known = ~np.isnan(found.keypoints).all(axis=(0, 2))
-    if not known.any():
+    if np.isnan(found.keypoints).all():
         raise InputError(f"{photos.origin}: model and file have no keypoint name in common")
     xywh = np.array([a["bbox"] for a in found.annotations], np.float64)
     norm = box_norm(np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1))
-    labelled = (labels[..., 2] > 0) & known
-    d = distances(np.nan_to_num(found.keypoints), labels[..., :2], labelled, norm)
-    images = len(photos.document["images"])
-    right, counted = np.zeros((images, d.shape[1])), np.zeros((images, d.shape[1]))
-    np.add.at(right, found.image, d < np.float32(threshold))
-    np.add.at(counted, found.image, np.isfinite(d))
-    total = counted.sum(axis=0)
-    each = np.divide(right.sum(axis=0), total, out=np.full(len(total), -1.0), where=total > 0)
-    weights = boot.draw(images, np.random.default_rng(seed), resamples)
-    value = float(each[each >= 0].mean()) if (each >= 0).any() else 0.0
-    names = photos.names
-    return PckSection(
-        origin=photos.origin,
-        persons=len(found.image),
-        threshold=threshold,
-        pck=boot.interval(value, boot.ratio_samples(right, counted, weights)),
-        each={names[i]: float(each[i]) for i in np.flatnonzero(known)},
-        missing=tuple(names[i] for i in np.flatnonzero(~known)),
-    )
+    return judge_pck(
+        found.keypoints, found.labels, norm, found.image,
+        names=photos.names, weights=weights, thresholds=THRESHOLDS["bbox"], words="max(w, h) of the annotated box",
+    )  # fmt: skip
+
+
+def probabilities(
+    found: Boxed, flags: Floats, threshold: float, weights: Floats
+) -> dict[str, BinaryReport | None]:
+    """Presence and visibility, where the model has them and both kinds are labelled; flags: (N, K)."""
+    out: dict[str, BinaryReport | None] = {}
+    for task, values in (("presence", found.presence), ("visibility", found.visibility)):
+        if values is None:
+            continue
+        report = evaluate_presence(
+            np.clip(values, 0, 1), np.where(np.isfinite(values), flags, 0),
+            task="presence" if task == "presence" else "visibility", threshold=threshold,
+            image=found.image, weights=weights,
+        )  # fmt: skip
+        out[task] = report if report.positives and report.negatives else None
+    return out
+
+
+def qualities(found: Boxed, scoring: Scoring, weights: Floats) -> dict[str, QualityReport]:
+    """Quality of keypoints and persons; nothing where labels have no areas."""
+    area = np.array([a.get("area", np.nan) for a in found.annotations], np.float64)
+    if np.isnan(area).any():
+        return {}
+    keypoints, persons = quality_of_pairs(
+        found.keypoints, found.scores, instance_scores(found, scoring), found.labels, area,
+        found.skeleton.sigma_array, image=found.image, weights=weights,
+    )  # fmt: skip
+    return {"keypoint_quality": keypoints, "instance_quality": persons}
 
 
 def fit_baseline(annotations: str | os.PathLike[str], seed: int = 0) -> BorderBaseline:
@@ -362,46 +242,23 @@ def fit_baseline(annotations: str | os.PathLike[str], seed: int = 0) -> BorderBa
     return BorderBaseline.fit(build({**document, "annotations": bare}, seed).document)
 
 
-def presence_section(
+def _beside(
+    baseline: BorderBaseline,
     photos: PhotoSet,
     found: Boxed,
-    baseline: BorderBaseline | None,
-    *,
-    seed: int = 0,
-    resamples: int = boot.RESAMPLES,
-) -> PresenceSection:
-    """Presence on photos with flags 1, 2 (inside) and 3 (outside), paired with the baseline over images.
-
-    Raises:
-        InputError: the model does not estimate presence.
-    """
-    if found.presence is None:
-        raise InputError("this model does not estimate presence")
-    flags = found.labels[..., 2]
-    guess = None if baseline is None else baseline.predict(photos.document, found.annotations)
-    used, positive = labels_of(flags, "presence")
-    used &= np.isfinite(found.presence)
-    flags = np.where(used, flags, 0)
-    report = evaluate_presence(found.presence, flags)
-    other = None if guess is None else evaluate_presence(guess, flags)
+    flags: Floats,
+    model: BinaryReport,
+    weights: Floats,
+) -> dict[str, object]:
+    """The guess on the same keypoints, and what the model is better by."""
+    assert found.presence is not None
+    guess = baseline.predict(photos.document, found.annotations)
+    other = evaluate_presence(guess, flags)
+    if model.auroc is None or other.auroc is None:
+        return {"baseline": other}
+    used = flags > 0
     image = np.broadcast_to(found.image[:, None], flags.shape)[used]
-    weights = boot.draw(len(photos.document["images"]), np.random.default_rng(seed), resamples)
-    samples = boot.auroc_samples(found.presence[used], positive[used], image, weights)
-    value = float("nan") if report.auroc is None else report.auroc
-    advantage = None
-    if guess is not None and other is not None and other.auroc is not None:
-        theirs = boot.auroc_samples(guess[used], positive[used], image, weights)
-        advantage = boot.difference(value, other.auroc, samples, theirs)
-    return PresenceSection(
-        origin=photos.origin,
-        persons=len(found.image),
-        seed=seed,
-        report=report,
-        auroc=boot.interval(value, samples),
-        baseline=other,
-        advantage=advantage,
+    ours, theirs = (
+        boot.auroc_samples(v[used], flags[used] < 3, image, weights) for v in (found.presence, guess)
     )
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+    return {"baseline": other, "advantage": boot.difference(model.auroc, other.auroc, ours, theirs)}
