@@ -14,47 +14,60 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from bodyloop.data.cropcoco import build, write_images
-from bodyloop.data.persons import PersonSet
+from bodyloop.data.cropcoco import build
 from bodyloop.eval import bootstrap as boot
+from bodyloop.eval.boxed import predict_boxed, results_of
 from bodyloop.eval.evidence import Evidence
 from bodyloop.eval.keypoints import evaluate_keypoints
-from bodyloop.skeletons import BODY_19
-from bodyloop.train.config import TrainConfig
+from bodyloop.eval.photos import PhotoSet
+from bodyloop.train.config import PoseConfig
 from bodyloop.train.loop import fit
 from bodyloop.train.pose import PoseTask
 
 SAMPLES = 30_000
 SEEDS = (1, 2)
-FULL = TrainConfig(
+FULL = PoseConfig(
     sources=("coco:4.5", "coco_more:3", "lsp:1", "lsp_more:1.5"),
+    knows_hidden=("coco", "coco_more"),
+    start="imagenet",
+    fixed_stages=2,
+    train_depthwise=False,
+    fixed_norms=True,
     batch=32,
     steps=SAMPLES // 32,
     lr=1.5e-3,
+    backbone_lr=0.5,
     warmup=100,
     ema=0.99,
     evaluate_every=SAMPLES,
     checkpoint_every=100,
-    options=("paste:0.3",),
+    min_keypoints=5,
+    min_height=40,
+    mask=0.5,
+    half_body=0.2,
+    scale=0.35,
+    rotate=40,
+    cut=0.35,
+    patches=0.1,
+    photometric=0.3,
+    paste=0.3,
 )
-VARIANTS: dict[str, TrainConfig] = {
+VARIANTS: dict[str, PoseConfig] = {
     "full": FULL,
-    "mse": replace(FULL, options=("paste:0.3", "mse:10")),
-    "no-crop": replace(FULL, options=("paste:0.3", "cut_probability:0", "patches:0")),
-    "no-paste": replace(FULL, options=("paste:0",)),
-    "no-mask": replace(FULL, options=("paste:0.3", "mask_probability:0")),
-    "less-data": replace(FULL, sources=("coco:4.5", "lsp:1")),
-    "no-imagenet": replace(
-        FULL, start="none", options=("paste:0.3", "fixed_stages:0", "train_depthwise:1", "fixed_norms:0")
-    ),
+    "mse": replace(FULL, loss="mse", mse=10),
+    "no-crop": replace(FULL, cut=0, patches=0),
+    "no-paste": replace(FULL, paste=0),
+    "no-mask": replace(FULL, mask=0),
+    "less-data": replace(FULL, sources=("coco:4.5", "lsp:1"), knows_hidden=("coco",)),
+    "no-imagenet": replace(FULL, start="none", fixed_stages=0, train_depthwise=True, fixed_norms=False),
 }
 TELLS = {
     "full": "the whole recipe",
@@ -77,41 +90,37 @@ def run(out: Path, only: Sequence[str]) -> None:
         if all((folder / f"{s}.json").is_file() for s in SETS):
             continue
         task = PoseTask(replace(VARIANTS[name], seed=int(seed)))
-        fit(task, task.config, folder)
-        judge(task, folder, cropped_dev(out))
+        fit(task, task.config, folder, tell=lambda row, job=job: print(job, json.dumps(row), flush=True))
+        judge(task, folder)
 
 
-def judge(task: PoseTask, folder: Path, cropped: Path) -> None:
+def judge(task: PoseTask, folder: Path) -> None:
     """Write the results of the averaged weights on the three sets."""
-    import torch
-
     state = torch.load(folder / "last.pt", map_location="cpu", weights_only=True)
     task.model.load_state_dict(state["average"])
-    model = task.model.eval()
-    sets = {"dev": task.dev, "dev-masks": task.dev, "dev-cropped": PersonSet(cropped, BODY_19)}
-    for name, persons in sets.items():
-        with torch.no_grad():
-            results = task.results(model, persons, with_mask=name == "dev-masks")
+    model = task.pose_model(task.model)
+    whole = dev()
+    for name, photos in (("dev", whole), ("dev-masks", whole), ("dev-cropped", cropped(whole))):
+        found = predict_boxed(model, photos, flip=False, masks=name == "dev-masks")
         part = folder / f"{name}.part"
-        part.write_text(json.dumps(results), encoding="utf-8")
+        part.write_text(json.dumps(results_of(found, "presence")), encoding="utf-8")
         part.replace(folder / f"{name}.json")
 
 
-def cropped_dev(out: Path) -> Path:
-    """The cropped twin of dev, made once."""
-    source = Path(os.environ["BODYLOOP_DATA"]) / "coco"
-    target = out / "dev-cropped" / "dev.json"
-    if not target.is_file():
-        crops = build(json.loads((source / "dev.json").read_text(encoding="utf-8")), seed=0)
-        write_images(crops.document, source / "images", target.parent / "images")
-        target.write_bytes(crops.to_bytes())
-    return target
+def dev() -> PhotoSet:
+    """The photos that judge."""
+    return PhotoSet.open(Path(os.environ["BODYLOOP_DATA"]) / "coco" / "dev.json")
+
+
+def cropped(photos: PhotoSet) -> PhotoSet:
+    """Their cropped twin."""
+    return photos.cropped(build(photos.document, seed=0))
 
 
 def table(out: Path) -> None:
     """Print AP of every variant and its difference from the full recipe, as Markdown."""
-    truth = {s: Path(os.environ["BODYLOOP_DATA"]) / "coco" / "dev.json" for s in SETS[:2]}
-    truth["dev-cropped"] = cropped_dev(out)
+    whole = dev()
+    truth = dict(zip(SETS, (whole.document, whole.document, cropped(whole).document), strict=True))
     print("| variant | " + " | ".join(f"AP {s} | difference" for s in SETS) + " | seeds |")
     print("|" + "---|" * (2 * len(SETS) + 2))
     samples: dict[tuple[str, str], tuple[float, np.ndarray]] = {}
@@ -149,7 +158,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
     parser.add_argument("--only", nargs="*", default=[], metavar="VARIANT:SEED")
     a = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     if a.what == "run":
         run(a.out, a.only)
     else:
