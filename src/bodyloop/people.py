@@ -252,8 +252,7 @@ class People:
                 changed[name] = taken
         maps = None
         if self.maps is not None and (at >= 0).all():
-            layers = tuple(_replace(m, values=m.values[:, at]) for m in self.maps.layers)
-            maps = _replace(self.maps, layers=layers, variances=self.maps.variances[at])
+            maps = self.maps.keypoints(at)
         return self.replace(skeleton=skeleton, maps=maps, **changed)
 
     def keypoint_index(self, keypoint: str | int) -> int:
@@ -270,17 +269,35 @@ class People:
 
     # probability maps
 
-    def region(self, i: int, keypoint: str | int, mass: float = 0.95) -> Region:
-        """The smallest region that holds ``mass`` of the map of one keypoint of person ``i``, in image px.
+    def region(
+        self, i: int, keypoint: str | int, mass: float | None = None, *, coverage: float | None = None
+    ) -> Region:
+        """Where one keypoint of person ``i`` is, in image px, if it lies in the window (``presence`` says that).
 
-        It says where the keypoint is if it lies in the window; ``presence`` says whether it does.
+        Args:
+            mass: the smallest region that holds this share of the map (0.95 if nothing is asked for). It holds
+                the keypoint as often as the map is honest.
+            coverage: instead, the conformal region that holds the keypoint with this probability, on average
+                over people like those the model was calibrated on (`bodyloop calibrate`).
 
         Raises:
-            InputError: no maps, or none of this keypoint.
+            InputError: no maps, or none of this keypoint; both mass and coverage; a coverage that was not
+                calibrated.
         """
-        from bodyloop.maps import region
+        from bodyloop.maps import conformal_region, region
 
-        return region(self._some_maps().widest, i, self.keypoint_index(keypoint), mass)
+        maps, k = self._some_maps(), self.keypoint_index(keypoint)
+        if coverage is None:
+            return region(maps.widest, i, k, 0.95 if mass is None else mass)
+        if mass is not None:
+            raise InputError("region: give mass= or coverage=, not both")
+        if maps.thresholds is None:
+            raise InputError(
+                "region(coverage=): no thresholds came with these maps. Either the model's card has none: "
+                "'bodyloop calibrate MODEL --data D --out FILE' makes a file that has; or it was run in another "
+                "way than calibrated (flip test, masks)"
+            )
+        return conformal_region(maps.widest, i, k, maps.thresholds.of(k, coverage), maps.variances)
 
     def probability(self, i: int, keypoint: str | int, zone: object) -> float:
         """Probability that a keypoint of person ``i`` lies in a zone: presence times the map's share there.

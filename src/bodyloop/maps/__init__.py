@@ -7,11 +7,17 @@ only.
 
 from __future__ import annotations
 
+from bodyloop.maps.conformal import (
+    conformal_quantile,
+    conformal_region,
+    conformal_score,
+    nested_scores,
+)
 from bodyloop.maps.decode import Decoded, Decoder, decode, decode_dark_udp, decode_expected_oks
 from bodyloop.maps.double import Merged, in_box, merge_double, merge_points
 from bodyloop.maps.flip import flip_average, flip_average_scores, unflip_maps
 from bodyloop.maps.kernels import oks_convolve, oks_kernel, oks_targets, oks_variances
-from bodyloop.maps.layers import MapLayer, ProbabilityMaps
+from bodyloop.maps.layers import MapLayer, ProbabilityMaps, Thresholds
 from bodyloop.maps.moments import Moments, layer_moments, moments
 from bodyloop.maps.regions import Region, region, region_cells
 from bodyloop.maps.sparsemax import sparsemax, sparsemax_grad, sparsemax_newton
@@ -25,6 +31,10 @@ __all__ = [
     "Moments",
     "ProbabilityMaps",
     "Region",
+    "Thresholds",
+    "conformal_quantile",
+    "conformal_region",
+    "conformal_score",
     "decode",
     "decode_dark_udp",
     "decode_expected_oks",
@@ -35,6 +45,7 @@ __all__ = [
     "merge_double",
     "merge_points",
     "moments",
+    "nested_scores",
     "oks_convolve",
     "oks_kernel",
     "oks_targets",

@@ -77,16 +77,65 @@ class MapLayer:
 
 
 @dataclass(frozen=True, eq=False)
+class Thresholds:
+    """How far regions must grow to hold the truth with a stated probability; see `bodyloop.maps.conformal`.
+
+    Attributes:
+        coverage: (A,) float64 probabilities, ascending.
+        values: (A, K) float64 in 0..1; 1 is the whole window.
+    """
+
+    coverage: npt.NDArray[np.float64]
+    values: npt.NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        c, v = np.asarray(self.coverage, np.float64), np.asarray(self.values, np.float64)
+        if c.ndim != 1 or v.ndim != 2 or len(v) != len(c):
+            raise InputError(
+                f"thresholds: expected coverage (A,) and values (A, K), got {c.shape}, {v.shape}"
+            )
+        if not (((c > 0) & (c < 1)).all() and (np.diff(c) > 0).all() and ((v >= 0) & (v <= 1)).all()):
+            raise InputError("thresholds: coverage must ascend between 0 and 1, values lie in 0..1")
+        object.__setattr__(self, "coverage", _read_only(c))
+        object.__setattr__(self, "values", _read_only(v))
+
+    def of(self, keypoint: int, coverage: float) -> float:
+        """The threshold of a keypoint.
+
+        Raises:
+            InputError: a coverage that was not calibrated, or no such keypoint.
+        """
+        level = np.flatnonzero(np.isclose(self.coverage, coverage, rtol=0, atol=1e-9))
+        if not len(level):
+            known = ", ".join(f"{c:g}" for c in self.coverage)
+            raise InputError(f"coverage {coverage:g} was not calibrated; this model has {known}")
+        k = self.values.shape[1]
+        if not -k <= keypoint < k:
+            raise InputError(f"keypoint {keypoint} of {k}")
+        return float(self.values[level[0], keypoint])
+
+    def same(self, other: Thresholds | None) -> bool:
+        """Whether both say the same."""
+        return (
+            other is not None
+            and np.array_equal(self.coverage, other.coverage)
+            and np.array_equal(self.values, other.values)
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class ProbabilityMaps:
     """All map layers of N people, and how wide a keypoint's OKS kernel is on them.
 
     Attributes:
         layers: one layer with role "single", or an "inner" and an "outer" one of the same N and K.
         variances: (K,) float64, map px^2: kernels of expected-OKS decoding (`oks_variances`); read-only.
+        thresholds: of conformal regions on the widest layer; None where the model or the way it was run has none.
     """
 
     layers: tuple[MapLayer, ...]
     variances: npt.NDArray[np.float64]
+    thresholds: Thresholds | None = None
 
     def __post_init__(self) -> None:
         layers = tuple(self.layers)
@@ -101,14 +150,24 @@ class ProbabilityMaps:
             raise InputError(f"maps: variances must have shape ({layers[0].values.shape[1]},), got {v.shape}")
         if not (v > 0).all():
             raise InputError("maps: variances must be positive, in map px^2 (see oks_variances)")
+        if self.thresholds is not None and self.thresholds.values.shape[1] != len(v):
+            raise InputError(
+                f"maps: thresholds of {self.thresholds.values.shape[1]} keypoints, maps of {len(v)}"
+            )
         object.__setattr__(self, "layers", layers)
         object.__setattr__(self, "variances", _read_only(v))
 
     @classmethod
-    def single(cls, values: npt.ArrayLike, crop: Crop, variances: npt.ArrayLike) -> ProbabilityMaps:
+    def single(
+        cls,
+        values: npt.ArrayLike,
+        crop: Crop,
+        variances: npt.ArrayLike,
+        thresholds: Thresholds | None = None,
+    ) -> ProbabilityMaps:
         """The usual case: one layer of (N, K, h, w) values over ``crop``."""
         layer = MapLayer(np.asarray(values, np.float32), crop)
-        return cls((layer,), np.asarray(variances, np.float64))
+        return cls((layer,), np.asarray(variances, np.float64), thresholds)
 
     def __len__(self) -> int:
         return len(self.layers[0])
@@ -138,9 +197,16 @@ class ProbabilityMaps:
         """The people chosen by an int (one person, the axis stays), slice, indices or boolean mask."""
         return replace(self, layers=tuple(layer[index] for layer in self.layers))
 
+    def keypoints(self, index: npt.NDArray[np.integer]) -> ProbabilityMaps:
+        """The maps of some keypoints, in that order."""
+        layers = tuple(replace(layer, values=layer.values[:, index]) for layer in self.layers)
+        known = self.thresholds
+        thresholds = None if known is None else Thresholds(known.coverage, known.values[:, index])
+        return ProbabilityMaps(layers, self.variances[index], thresholds)
+
     @classmethod
     def concat(cls, parts: Sequence[ProbabilityMaps]) -> ProbabilityMaps:
-        """Join the people of several maps with equal layers and kernels.
+        """Join the people of several maps with equal layers and kernels; thresholds stay if all have the same.
 
         Raises:
             InputError: nothing to join, or roles, keypoints, map sizes or kernels differ.
@@ -159,7 +225,9 @@ class ProbabilityMaps:
             same = [p.layer(role) for p in parts]
             crop = Crop.concat([m.crop for m in same])
             layers.append(MapLayer(np.concatenate([m.values for m in same]), crop, role))
-        return cls(tuple(layers), first.variances)
+        known = first.thresholds
+        agreed = known is not None and all(known.same(p.thresholds) for p in parts)
+        return cls(tuple(layers), first.variances, known if agreed else None)
 
     def blank(self, n: int) -> ProbabilityMaps:
         """Maps of ``n`` people of the same make that are not available: all NaN, windows too."""
@@ -172,7 +240,8 @@ class ProbabilityMaps:
         return replace(self, layers=tuple(empty(layer) for layer in self.layers))
 
     def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
-        """Plain arrays for an ``.npz``: ``variances`` and, per role, ``<role>_values``, ``_center``, ..."""
+        """Plain arrays for an ``.npz``: ``variances`` and, per role, ``<role>_values``, ``_center``, ...; and
+        ``coverage`` and ``thresholds`` where there are any."""
         out: dict[str, npt.NDArray[np.generic]] = {"variances": self.variances}
         for layer in self.layers:
             out[f"{layer.role}_values"] = layer.values
@@ -180,6 +249,8 @@ class ProbabilityMaps:
             out[f"{layer.role}_scale"] = layer.crop.scale
             out[f"{layer.role}_rotation"] = layer.crop.rotation
             out[f"{layer.role}_size"] = np.asarray(layer.crop.size, np.int64)
+        if self.thresholds is not None:
+            out |= {"coverage": self.thresholds.coverage, "thresholds": self.thresholds.values}
         return out
 
     @classmethod
@@ -209,4 +280,8 @@ class ProbabilityMaps:
             layers.append(MapLayer(np.asarray(arrays[names[0]], np.float32), crop, role))
         if not layers:
             raise InputError("maps: the file has no layer (single_values, or inner_values and outer_values)")
-        return cls(tuple(layers), np.asarray(arrays["variances"], np.float64))
+        thresholds = None
+        if "coverage" in arrays and "thresholds" in arrays:
+            c, v = (np.asarray(arrays[n], np.float64) for n in ("coverage", "thresholds"))
+            thresholds = Thresholds(c, v)
+        return cls(tuple(layers), np.asarray(arrays["variances"], np.float64), thresholds)

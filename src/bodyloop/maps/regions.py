@@ -22,7 +22,8 @@ from bodyloop.maps.outlines import outlines
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """The smallest region that holds a share of one keypoint's map, in image px.
+    """A set of cells of one keypoint's map, in image px: the smallest one that holds a share of the map (`region`),
+    or one that holds the truth with a stated probability (`bodyloop.maps.conformal`).
 
     Attributes:
         mask: (H', W') bool, the pixels whose centres lie in the region, cut to its bounding box.
@@ -30,7 +31,7 @@ class Region:
         polygons: closed outlines, each (M, 2) float64 x y. Outer ones run clockwise on the screen (positive
             shoelace sum), holes the other way, so that the sums add up to the area.
         area: px^2, exact (the mask's count differs by rounding and is 0 for regions between pixel centres).
-        mass: share of the map that the region really holds, at least the one asked for.
+        mass: share of the map that the region holds, at least the one asked for by `region`.
         level: smallest map value within the region.
     """
 
@@ -81,9 +82,18 @@ def region(layer: MapLayer, person: int, keypoint: int, mass: float) -> Region:
     """The smallest region holding ``mass`` of one map of a layer, in image px.
 
     Raises:
-        InputError: ``mass`` is not in (0, 1], no such person or keypoint, or the map is not available (NaN)
-        or
+        InputError: ``mass`` is not in (0, 1], no such person or keypoint, or the map is not available (NaN) or
             holds no mass.
+    """
+    values = map_of(layer, person, keypoint)
+    return cell_region(layer, person, keypoint, region_cells(values[None], mass)[0])
+
+
+def map_of(layer: MapLayer, person: int, keypoint: int) -> npt.NDArray[np.floating]:
+    """One map (h, w) of a layer that holds mass, without its negative part.
+
+    Raises:
+        InputError: no such person or keypoint, or the map is not available (NaN) or holds no mass.
     """
     n, k = layer.values.shape[:2]
     if not (-n <= person < n and -k <= keypoint < k):
@@ -93,7 +103,12 @@ def region(layer: MapLayer, person: int, keypoint: int, mass: float) -> Region:
     if not (np.isfinite(total) and total > 0):
         why = "holds no mass" if np.isfinite(total) else "is not available (NaN)"
         raise InputError(f"region: the map of person {person}, keypoint {keypoint} {why}")
-    cells = region_cells(p[None], mass)[0]
+    return np.asarray(p)
+
+
+def cell_region(layer: MapLayer, person: int, keypoint: int, cells: npt.NDArray[np.bool_]) -> Region:
+    """The region of chosen cells (h, w), at least one, of one map of a layer, in image px."""
+    p = map_of(layer, person, keypoint)
     crop = layer.crop[person]
     polygons = tuple(crop.from_map(loop[None])[0] for loop in outlines(cells))
     mask, offset = _rasterise(cells, polygons, crop)
@@ -102,7 +117,7 @@ def region(layer: MapLayer, person: int, keypoint: int, mass: float) -> Region:
         offset,
         polygons,
         area=float(cells.sum() * crop.map_cell_area[0]),
-        mass=float(p[cells].sum(dtype=np.float64) / total),
+        mass=float(p[cells].sum(dtype=np.float64) / p.sum(dtype=np.float64)),
         level=float(p[cells].min()),
     )
 
