@@ -68,11 +68,6 @@ class PhotoSet:
         """The same photos with the labels of cropped ones."""
         return replace(self, document=crops.document, origin=f"{self.origin}, cropped")
 
-    @property
-    def is_cropped(self) -> bool:
-        """Whether somebody's keypoint is outside of its window (flag 3), as in CropCOCO."""
-        return any(3 in a["keypoints"][2::3] for a in self.document["annotations"]) if self.names else False
-
     def first(self, count: int | None) -> PhotoSet:
         """The first ``count`` photos with somebody's label on them (None: all photos), for a quick look."""
         if count is None:
