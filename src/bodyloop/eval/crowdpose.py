@@ -16,7 +16,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from bodyloop.eval.accumulate import Curves, accumulate
+from bodyloop.eval.accumulate import THRESHOLDS, accumulate
 from bodyloop.eval.documents import Document, opened
 from bodyloop.eval.evidence import APReport, Evidence
 from bodyloop.eval.keypoints import as_sigmas, file_warnings, judge_keypoints, read_both
@@ -76,23 +76,20 @@ def evaluate_crowdpose(
     document = opened(ground_truth, "ground truth")
     truth = document.ground_truth(keypoints=len(as_sigmas(sigmas)), need_area=False)
     truth = replace(truth, area=truth.boxes[:, 2] * truth.boxes[:, 3] * FILL)
-    crowded = _crowd_index(document)
+    classes = crowd_classes(document)
     truth, found, sig = read_both(truth, results, sigmas, how)
     report = judge_keypoints(truth, found, sig, how)
-    classes = {name: (low <= crowded) & (crowded < high) for name, (low, high) in CLASSES.items()}
     sizes = {name: int(np.count_nonzero(images)) for name, images in classes.items()}
-    unknown = int(np.count_nonzero(np.isnan(crowded)))
+    unknown = len(truth.image_ids) - sum(sizes.values())
     note = (f"{unknown} images without crowdIndex belong to no class",) if unknown else ()
-    aps = {name: _class_ap(report.evidence, images, how.name in ROUNDED) for name, images in classes.items()}
-    uncounted = replace(
-        truth, num_keypoints=np.full(len(truth.ids), -1.0)
-    )  # differs from the flags by intention
+    aps = {name: class_ap(report.evidence, images, how.name in ROUNDED) for name, images in classes.items()}
+    uncounted = np.full(len(truth.ids), -1.0)  # num_keypoints differs from the flags by intention: no warning
     return CrowdPoseReport(
         task="crowdpose",
         protocol=how.name,
         parameters={**report.parameters, "area": f"{FILL} w h", "classes": {"medium": 0.2, "hard": 0.8}},
         counts={**report.counts, **{f"{name} images": n for name, n in sizes.items()}},
-        warnings=file_warnings(uncounted, found, how) + note,
+        warnings=file_warnings(replace(truth, num_keypoints=uncounted), found, how) + note,
         evidence=report.evidence,
         **{name: getattr(report, name) for name in ("AP", "AP50", "AP75", "AR", "AR50", "AR75")},
         AP_easy=aps["easy"],
@@ -101,23 +98,32 @@ def evaluate_crowdpose(
     )
 
 
-def _crowd_index(document: Document) -> Floats:
-    """(I,) crowdIndex of the images by ascending id, NaN where a file lacks it."""
+def crowd_classes(document: Document) -> dict[str, Bools]:
+    """Which images (I,) of a ground truth, by ascending id, belong to each of `CLASSES`."""
     images, where = document.records("images"), f"{document.origin}: image"
     order = np.argsort(integers(images, "id", where), kind="stable")
-    return np.asarray(numbers(images, "crowdIndex", where, (), default=np.nan)[order])
+    crowded = numbers(images, "crowdIndex", where, (), default=np.nan)[order]
+    return {name: (low <= crowded) & (crowded < high) for name, (low, high) in CLASSES.items()}
 
 
-def _class_ap(evidence: Evidence, images: Bools, rounded: bool) -> float:
-    """AP over some images (I,): their matches stay, all else leaves the curves."""
+def class_ap(evidence: Evidence, images: Bools, rounded: bool, thresholds: Floats = THRESHOLDS) -> float:
+    """AP over some images (I,): their matches stay, all else leaves the curves.
+
+    Args:
+        rounded: to 4 decimals, entries without anything to find counted as -1 (xtcocotools).
+        thresholds: of the evidence.
+    """
     pairing, level = evidence.pairing, evidence.levels[0]
     there = images[pairing.group_image]
     matches = Matches(level.matches.annotation[:1], level.matches.ignored[:1])
-    curves: Curves = accumulate(
+    curves = accumulate(
         replace(pairing, group_category=np.where(there, pairing.group_category, -1)),
         [(matches, level.ignored[:1])],
         evidence.predictions.scores[pairing.predictions],
         len(evidence.truth.category_ids),
         evidence.limits,
+        thresholds,
     )
-    return round(float(np.mean(curves.precision)), 4) if rounded else curves.mean("precision")
+    if rounded and curves.precision.size:
+        return round(float(np.mean(curves.precision)), 4)
+    return curves.mean("precision")

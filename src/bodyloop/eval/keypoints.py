@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bodyloop.errors import ConfigError
-from bodyloop.eval.evidence import APReport, Evidence, collect, counts_of
+from bodyloop.eval.evidence import APReport, Evidence, Similarity, collect, counts_of
 from bodyloop.eval.protocols import Rules, rules
 from bodyloop.eval.reading import (
     GroundTruth,
@@ -87,15 +87,11 @@ def judge_keypoints(
     truth: GroundTruth, found: Predictions, sigmas: Floats, how: Rules, task: str = "coco-keypoints"
 ) -> KeypointReport:
     """As `evaluate_keypoints`, of files that are already read; other tasks bend the rules a little."""
-    points, predicted = keypoints_of(truth, len(sigmas)), keypoints_of(found, len(sigmas))
-    if not how.threes_labelled:
-        points = np.concatenate([points[..., :2], without_threes(points[..., 2])[..., None]], axis=-1)
-    hidden = not_to_find(truth, points[..., 2], how)
-    kept = taking_part(predicted, how.drop_unsure)
+    similarity, hidden, kept = plain_oks(truth, found, sigmas, how)
     evidence = collect(
         truth,
         found,
-        {"all": (oks_of_pairs(predicted, points, truth.boxes, truth.area, sigmas), hidden)},
+        {"all": (similarity, hidden)},
         area=truth.area,
         areas=AREAS,
         limits=(LIMIT,),
@@ -128,8 +124,7 @@ def read_both(
     """Both files, read unless they already are, and the sigmas (K,)."""
     sig = as_sigmas(sigmas)
     if isinstance(sigmas, Skeleton) and how.name != "standard":
-        # as the tools write their constants: .26 / 10 is not .026 to the last bit
-        sig = np.round(sig * 10, 9) / 10
+        sig = tools_sigmas(sigmas)
     k = len(sig)
     truth, found = ground_truth, results
     if not isinstance(truth, GroundTruth):
@@ -137,6 +132,25 @@ def read_both(
     if not isinstance(found, Predictions):
         found = read_predictions(found, truth, keypoints=k, mixed_boxes=how.mixed_boxes)
     return truth, found, sig
+
+
+def plain_oks(
+    truth: GroundTruth, found: Predictions, sigmas: Floats, how: Rules
+) -> tuple[Similarity, Bools, Bools]:
+    """OKS of pairs, the annotations (G,) that are not to be found, and the predictions (P,) that are judged."""
+    points, predicted = keypoints_of(truth, len(sigmas)), keypoints_of(found, len(sigmas))
+    if not how.threes_labelled:
+        points = np.concatenate([points[..., :2], without_threes(points[..., 2])[..., None]], axis=-1)
+    return (
+        oks_of_pairs(predicted, points, truth.boxes, truth.area, sigmas),
+        not_to_find(truth, points[..., 2], how),
+        taking_part(predicted, how.drop_unsure),
+    )
+
+
+def tools_sigmas(skeleton: Skeleton) -> Floats:
+    """(K,) as the public evaluators write their constants: .26 / 10 is not .026 to the last bit."""
+    return np.asarray(np.round(skeleton.sigma_array * 10, 9) / 10)
 
 
 def without_threes(flags: Floats) -> Floats:

@@ -110,14 +110,14 @@ def evaluate_wholebody(
     body = FIELDS["body"][1]
     truth = gt.ground_truth(keypoints=body)
     found = dt.predictions(truth, keypoints=body, mixed_boxes=how.mixed_boxes)
-    annotated = _by_part(gt.records("annotations"), f"{gt.origin}: annotation")
-    predicted = _by_part(dt.content, f"{dt.origin}: prediction")
+    annotated = by_part(gt.records("annotations"), f"{gt.origin}: annotation")
+    predicted = by_part(dt.content, f"{dt.origin}: prediction")
     parts = {}
     for part, points in annotated.items():
         labelled = np.count_nonzero(points[..., 2] > 0, axis=1).astype(np.float64)
         parts[part] = judge_keypoints(
             replace(truth, keypoints=points, num_keypoints=labelled),
-            replace(found, keypoints=predicted[part], scores=_scores(dt.content, part, dt.origin)),
+            replace(found, keypoints=predicted[part], scores=part_scores(dt.content, part, dt.origin)),
             SIGMAS[part],
             how,
             task=f"coco-wholebody {part}",
@@ -142,7 +142,7 @@ def _sigmas() -> dict[str, Floats]:
 SIGMAS = _sigmas()
 
 
-def _by_part(records: Sequence[Record], where: str) -> dict[str, Floats]:
+def by_part(records: Sequence[Record], where: str) -> dict[str, Floats]:
     """(n, K, 3) of each part and of the whole."""
     parts = {
         part: numbers(records, field, where, (3 * k,)).reshape(len(records), k, 3)
@@ -151,7 +151,7 @@ def _by_part(records: Sequence[Record], where: str) -> dict[str, Floats]:
     return parts | {WHOLE: np.concatenate([*parts.values()], axis=1)}
 
 
-def _scores(records: Sequence[Record], part: str, origin: str) -> Floats:
+def part_scores(records: Sequence[Record], part: str, origin: str) -> Floats:
     """(P,) scores of a part; of the person where a prediction has none."""
     key = f"{part}_score"
     if part == "body" or not any(key in r for r in records):
