@@ -105,12 +105,12 @@ def matched_similarities(pairing: Pairing, level: Level, chosen: Bools | None = 
         chosen: (A, T, P) matches to look at, None for all.
     """
     found = level.matches.annotation
-    there = found >= 0 if chosen is None else (found >= 0) & chosen
-    prediction = np.nonzero(there)[2]
+    at = np.flatnonzero(found >= 0 if chosen is None else (found >= 0) & chosen)
+    prediction = at % found.shape[2] if len(at) else at
     group = pairing.prediction_group[prediction]
-    width = np.diff(pairing.annotation_start)[group]
     row = prediction - pairing.prediction_start[group]
-    column = found[there] - pairing.annotation_start[group]
+    width = np.diff(pairing.annotation_start)[group]
+    column = found.ravel()[at] - pairing.annotation_start[group]
     return np.asarray(level.similarity[pairing.pair_start[group] + row * width + column])
 
 

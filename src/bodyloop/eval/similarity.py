@@ -149,9 +149,9 @@ class LevelOks:
         """(m,) similarities to regions: all keypoints, by their distances from the region, 0 inside."""
         x, y = self.x.take(p, axis=0), self.y.take(p, axis=0)
         x0, y0, x1, y1 = self.regions[g].T[..., None]
-        dx = np.maximum(0, x0 - x) + np.maximum(0, x - x1)
-        dy = np.maximum(0, y0 - y) + np.maximum(0, y - y1)
-        return np.asarray(kernel(dx**2 + dy**2, self.variance, self.area[g, None]).sum(axis=1) / x.shape[1])
+        squared = (x - np.clip(x, x0, x1)) ** 2
+        squared += (y - np.clip(y, y0, y1)) ** 2
+        return np.asarray(kernel(squared, self.variance, self.area[g, None]).sum(axis=1) / x.shape[1])
 
 
 def _places(member: Bools) -> tuple[Ints, Ints]:
