@@ -132,6 +132,7 @@ def test_pck_of_the_keypoints_that_both_have(data: Path) -> None:
     assert pck is not None and only.oks is None and pck.missing == 0
     assert pck.not_predicted == ("head_top",)
     assert pck.each[0.2] == {"right_ankle": 1, "left_ankle": 1, "neck": 0}
+    assert only.intervals["PCK"] is pck.pck[0.2]
     assert pck.pck[0.2].value == pytest.approx(2 / 3) and pck.pck[0.2].low == pytest.approx(2 / 3)
     assert "not predicted: head_top" in r.table()
 

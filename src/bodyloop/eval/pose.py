@@ -147,7 +147,8 @@ def judge_set(
     if found.skeleton is COCO:
         parts |= _average_precision(photos, found, parts, protocol, threshold, weights)
     else:
-        parts["pck"] = _pck(photos, found, weights)
+        pck = parts["pck"] = _pck(photos, found, weights)
+        parts["intervals"] = {"PCK": pck.pck[max(pck.pck)]}
     parts |= probabilities(found, flags, threshold, weights)
     if baseline is not None and parts.get("presence") is not None:
         parts |= _beside(fit_baseline(baseline, seed), photos, found, flags, parts["presence"], weights)

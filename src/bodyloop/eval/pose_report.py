@@ -42,7 +42,7 @@ class PoseSet:
         visibility: where both kinds are labelled.
         keypoint_quality: scores of keypoints against exp(-e); instance_quality: of persons against OKS. None
             without areas.
-        intervals: of AP and Ex_AP; the other reports have theirs.
+        intervals: of AP and Ex_AP, or of PCK at 0.2; the other reports have theirs.
     """
 
     photos: PhotoSet
