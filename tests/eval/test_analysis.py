@@ -110,11 +110,3 @@ def test_curve_of_one_right_and_one_wrong_prediction() -> None:
     curve = m.precision_curve(e, 0)
     assert curve[:51] == pytest.approx(np.ones(51)) and curve[51:] == pytest.approx(np.full(50, 2 / 3))
     assert np.isnan(m.precision_curve(scene([], [guess(0.5)]), 0)).all()
-
-
-def test_areas_that_a_file_lacks_come_from_boxes() -> None:
-    from dataclasses import replace
-
-    e = scene([person(1), person(2, x=300)], [])
-    e = replace(e, truth=replace(e.truth, area=np.array([np.nan, 77.0])))
-    assert m.areas(e) == pytest.approx([5300, 77])

@@ -140,6 +140,11 @@ def heading(text: str) -> Block:
     return Block("heading", {"text": legible(text)})
 
 
+def code(text: str) -> Block:
+    """A line of a terminal or program, as it stands."""
+    return Block("code", {"text": legible(text)})
+
+
 def notes(texts: Sequence[str]) -> Block:
     """Things to beware of, as a list that is seen."""
     return Block("notes", {"texts": [legible(t) for t in texts]})
@@ -177,14 +182,19 @@ def table(
 
 
 def picture(
-    pixels: Picture | npt.NDArray[np.uint8], alt: str, caption: str = "", *, quality: int = 82
+    pixels: Picture | npt.NDArray[np.uint8],
+    alt: str,
+    caption: str = "",
+    *,
+    quality: int = 82,
+    density: float = 1.0,
 ) -> Block:
-    """A picture (H, W, 3) uint8 RGB inside the page, as JPEG."""
+    """A picture (H, W, 3) uint8 RGB inside the page, as JPEG; ``density`` px of it are one px of the page."""
     shown = pixels if isinstance(pixels, Picture) else Picture(pixels)
     buffer = io.BytesIO()
     shown.to_pil().save(buffer, "JPEG", quality=quality, optimize=True)
     source = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-    w, h = shown.size
+    w, h = (max(1, round(side / density)) for side in shown.size)
     told = {"alt": legible(alt), "caption": legible(caption)}
     return Block("picture", {"source": source, "width": w, "height": h, **told})
 
@@ -204,6 +214,16 @@ def chart(drawn: Figure, alt: str, caption: str = "", *, title: str = "") -> Blo
 def grid(*blocks: Block, least: int = 330) -> Block:
     """Blocks side by side where there is room for ``least`` px each."""
     return Block("grid", {"blocks": blocks, "least": least})
+
+
+def beside(first: Block, second: Block) -> Block:
+    """The first block at its own width, the second in the room that is left, or below."""
+    return Block("beside", {"blocks": (first, second)})
+
+
+def gallery(*pictures: Block) -> Block:
+    """Pictures of like height in rows, each with its caption below."""
+    return Block("gallery", {"blocks": pictures})
 
 
 def details(summary: str, *blocks: Block, open: bool = False) -> Block:
@@ -232,6 +252,7 @@ def figure(width: float = 4.8, height: float = 3.0, **options: Any) -> tuple[Fig
         "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
         "grid.color": LINE, "grid.linewidth": 0.8, "xtick.color": MUTED, "ytick.color": MUTED,
         "xtick.labelsize": 10.5, "ytick.labelsize": 10.5, "xtick.major.size": 0, "ytick.major.size": 0,
+        "xtick.major.pad": 6, "ytick.major.pad": 6,
         "text.color": INK, "text.parse_math": False, "axes.facecolor": "none", "figure.facecolor": "none",
         "axes.prop_cycle": cycler(color=SERIES),
     }  # fmt: skip
@@ -243,7 +264,7 @@ def figure(width: float = 4.8, height: float = 3.0, **options: Any) -> tuple[Fig
 
 def legend(axes: Axes, **options: Any) -> None:
     """The names of what is drawn in ``axes``, in the page's looks; options as of matplotlib's ``legend``."""
-    looks: dict[str, Any] = {"frameon": False, "fontsize": 10, "labelcolor": INK, "handlelength": 1.4}
+    looks: dict[str, Any] = {"frameon": False, "fontsize": 10, "labelcolor": INK, "handlelength": 1.9}
     axes.legend(**(looks | options))
 
 

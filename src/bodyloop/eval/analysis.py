@@ -31,7 +31,6 @@ LENIENT = 0.1
 """From this similarity on a prediction is about a person at all (the matching of Ronchi & Perona, ICCV 2017)."""
 
 SIZES = (32, 64, 96, 128, 192, 256, 512)  # px: roots of areas; 32 and 96 are COCO's own borders
-BOX_SHARE = 0.53  # of its box a person fills, where nothing better is known (CrowdPose's evaluation)
 OVERLAPS = (0.1, 0.3, 0.5)  # IoU of boxes
 
 
@@ -186,7 +185,7 @@ def by_size(evidence: Evidence, level: int = 0) -> Split:
         *(f"{a}–{b}" for a, b in pairwise(SIZES)),
         f"{SIZES[-1]}+",
     ]
-    root = np.sqrt(np.maximum(areas(evidence), 0))
+    root = np.sqrt(np.maximum(evidence.truth.area, 0))
     return split(evidence, "size", names, np.digitize(root, SIZES), level)
 
 
@@ -214,13 +213,6 @@ def by_labelled(evidence: Evidence, level: int = 0) -> Split:
     labelled = ((points[..., 2] > 0) & (points[..., 2] < 3)).sum(axis=1)
     names = [f"{a + 1}–{b}" if b > a + 1 else str(b) for a, b in pairwise(edges)]
     return split(evidence, "labelled keypoints", names, np.digitize(labelled, edges[1:] + 1), level)
-
-
-def areas(evidence: Evidence) -> Floats:
-    """(G,) areas of the annotations in px^2: the file's, where it has none `BOX_SHARE` of the box."""
-    truth = evidence.truth
-    by_box = BOX_SHARE * truth.boxes[:, 2] * truth.boxes[:, 3]
-    return np.where(np.isfinite(truth.area), truth.area, by_box)
 
 
 def nearest_overlap(evidence: Evidence) -> Floats:

@@ -17,6 +17,8 @@ import numpy.typing as npt
 from bodyloop.errors import InputError
 from bodyloop.eval import bootstrap as boot
 from bodyloop.eval.evidence import APReport, Evidence
+from bodyloop.eval.ochuman import OCHumanReport
+from bodyloop.eval.wholebody import WholeBodyReport
 
 Floats = npt.NDArray[np.float64]
 
@@ -206,7 +208,7 @@ def samples_of(report: APReport, weights: Floats) -> dict[str, Floats]:
     area (_S, _M, _L), a level (_v1) or at most so many predictions (_10).
     """
     e = report.evidence
-    out, curves = {}, _Resampled(e, weights)
+    out, curves = _of_parts(report, weights), _Resampled(e, weights)
     for name, value in report.numbers.items():
         made = _NUMBER.fullmatch(name)
         if made is None or value is None or value < 0:
@@ -223,6 +225,17 @@ def samples_of(report: APReport, weights: Floats) -> dict[str, Floats]:
             most = int(limit) if limit else e.limits[-1]
             out[name] = recall_samples(e, weights, threshold=chosen, level=at, area=place, limit=most)
     return out
+
+
+def _of_parts(report: APReport, weights: Floats) -> dict[str, Floats]:
+    """Numbers that come from reports inside the report: of the parts of a whole body, of OCHuman's masks."""
+    if isinstance(report, WholeBodyReport):
+        parts = {name: samples_of(r, weights) for name, r in report.parts.items()}
+        named = {f"{k}_{name}": mine[k] for name, mine in parts.items() for k in ("AP", "AR") if k in mine}
+        return {k: s for k, s in named.items() if k in report.numbers}
+    if isinstance(report, OCHumanReport) and report.masks is not None:
+        return {f"mask_{k}": s for k, s in samples_of(report.masks, weights).items()}
+    return {}
 
 
 def _level(evidence: Evidence, value: str | None) -> int | None:

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bodyloop.errors import InputError
-from bodyloop.eval.analysis import areas, find, most_similar
+from bodyloop.eval.analysis import find, most_similar
 from bodyloop.eval.evidence import APReport, Evidence
 from bodyloop.eval.reading import GroundTruth, Predictions
 from bodyloop.oks import keypoint_similarity
@@ -127,7 +127,7 @@ def diagnose(evidence: Evidence, skeleton: Skeleton, *, labelled: Bools | None =
     known = truth.keypoints[..., 2] > 0 if labelled is None else labelled
     found, matched = find(evidence), _ever_matched(evidence)
     p, g = found.prediction, found.annotation
-    at, place, area = predictions.keypoints[p, :, :2], truth.keypoints[..., :2], areas(evidence)
+    at, place, area = predictions.keypoints[p, :, :2], truth.keypoints[..., :2], truth.area
     ks = np.where(known[g], keypoint_similarity(at, place[g], area[g], skeleton.sigma_array), np.nan)
     away = np.linalg.norm(at - place[g], axis=2) / np.sqrt(np.maximum(area[g], 1))[:, None]
     mirror, mirrored = skeleton.flip, skeleton.flip != np.arange(len(skeleton))
@@ -173,7 +173,7 @@ def _of_others(
     m = row[pairing.predictions[pairing.pair_prediction]]
     g = pairing.annotations[pairing.pair_annotation]
     wanted = np.flatnonzero((m >= 0) & (annotation[m] != g) & ~truth.crowd[g] & known[g].any(axis=1))
-    out, area = np.zeros((len(prediction), len(skeleton))), areas(evidence)
+    out, area = np.zeros((len(prediction), len(skeleton))), truth.area
     for start in range(0, len(wanted), PAIRS_AT_ONCE):
         some = wanted[start : start + PAIRS_AT_ONCE]
         rows, people = m[some], g[some]
