@@ -165,23 +165,18 @@ def by_levels(
     matcher: Matcher = match,
 ) -> ExtendedReport:
     """Evaluate files that are already read; ``matcher`` is called as `match` is."""
-    points, predicted = keypoints_of(truth, len(sigmas)), keypoints_of(found, len(sigmas))
+    keypoints_of(truth, len(sigmas))
+    kept = taking_part(keypoints_of(found, len(sigmas)), how.drop_unsure)
     flags = flags_of(truth, extension, how)
     levels = (0, *(v for v in LEVELS if how.all_levels or (flags == v).any()))
-    windows, regions = None, tripled(truth.boxes)
-    if not extension.plain:
-        regions = activation_windows(truth.boxes, extension.padding, single=how.single_window)
-        windows = Windows(regions, presence_of(found, how) >= extension.confidence_threshold, how.distance)
-    kept = taking_part(predicted, how.drop_unsure)
-    pairing = pair_up(truth, found, LIMIT, kept)
-    measure = LevelOks(predicted, points, flags, regions, truth.area, sigmas, levels, windows)
     hidden = {v: not_to_find(truth, flags if v == 0 else np.where(flags == v, v, 0), how) for v in levels}
-    names = ["all" if v == 0 else str(v) for v in levels]
+    pairing = pair_up(truth, found, LIMIT, kept)
+    similarity = _measure(truth, found, flags, levels, sigmas, how, extension)(*sides(pairing))
     evidence = judge(
         truth,
         found,
         pairing,
-        dict(zip(names, zip(measure(*sides(pairing)), hidden.values(), strict=True), strict=True)),
+        {_name(v): (s, hidden[v]) for v, s in zip(levels, similarity, strict=True)},
         area=truth.area,
         areas=AREAS,
         limits=(LIMIT,),
@@ -199,6 +194,30 @@ def by_levels(
         **ten_numbers(evidence),
         **_level_numbers(evidence),
     )
+
+
+def _name(level: int) -> str:
+    return "all" if level == 0 else str(level)
+
+
+def _measure(
+    truth: GroundTruth,
+    found: Predictions,
+    flags: Floats,
+    levels: Sequence[int],
+    sigmas: Floats,
+    how: Rules,
+    extension: Extension,
+) -> LevelOks:
+    """The similarity that an evaluation goes by, at all its levels."""
+    assert truth.keypoints is not None and found.keypoints is not None
+    files = found.keypoints, truth.keypoints, flags
+    if extension.plain:
+        return LevelOks(*files, tripled(truth.boxes), truth.area, sigmas, levels)
+    corners = activation_windows(truth.boxes, extension.padding, single=how.single_window)
+    said_in = presence_of(found, how) >= extension.confidence_threshold
+    windows = Windows(corners, said_in, how.distance)
+    return LevelOks(*files, corners, truth.area, sigmas, levels, windows)
 
 
 def flags_of(truth: GroundTruth, extension: Extension, how: Rules) -> Floats:
@@ -236,7 +255,7 @@ def _level_numbers(e: Evidence) -> _LevelNumbers:
     places = {level.name: i for i, level in enumerate(e.levels)}
 
     def average(v: int) -> float | None:
-        return e.curves.mean("precision", level=places[str(v)]) if str(v) in places else None
+        return e.curves.mean("precision", level=places[_name(v)]) if _name(v) in places else None
 
     every = [matched_similarities(e.pairing, level) for level in e.levels]
     found = sum(len(s) for s in every)
