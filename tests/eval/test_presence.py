@@ -248,3 +248,11 @@ def test_nobody() -> None:
     r = evaluate_presence_files(truth([]), [], resamples=5)
     assert r.presence.positives == 0 and r.presence.brier is None
     json.dumps(r.to_json(), allow_nan=False)
+
+
+def test_pairing_by_oks_needs_areas() -> None:
+    gt, dt = three_people()
+    for d, a in zip(dt, gt["annotations"], strict=True):
+        del d["annotation_id"], a["area"]
+    with pytest.raises(InputError, match="without area"):
+        evaluate_presence_files(gt, dt)

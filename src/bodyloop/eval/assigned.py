@@ -9,6 +9,7 @@ Three ways; reports name the one that was taken:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Literal
@@ -58,12 +59,14 @@ class FilesReport:
     Attributes:
         truth, predictions: the files.
         assigned: which prediction was judged against which person, and how that was found.
+        parameters: what the run was told.
         warnings: what is odd about the files.
     """
 
     truth: GroundTruth
     predictions: Predictions
     assigned: Assigned
+    parameters: Mapping[str, object]
     warnings: tuple[str, ...] = ()
 
     @property
@@ -81,6 +84,7 @@ class FilesReport:
         return {
             "task": task,
             "pairing": self.assigned.how,
+            "parameters": dict(self.parameters),
             "counts": self.counts,
             "warnings": list(self.warnings),
             "version": version("bodyloop"),
@@ -217,6 +221,10 @@ def _by_oks(
     sigmas: npt.ArrayLike | Skeleton,
     notes: tuple[str, ...],
 ) -> Assigned:
+    if np.isnan(truth.area[people]).any():
+        raise InputError(
+            f"pairing by OKS: annotations of {truth.origin} without area, which OKS is measured by"
+        )
     evidence = evaluate_keypoints(truth, predictions, sigmas).evidence
     a = evidence.areas.index("all")
     matches = evidence.levels[0].matches

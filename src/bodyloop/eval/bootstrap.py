@@ -108,7 +108,8 @@ def shown(value: float | None, interval: Interval | None = None) -> str:
     """A number with its interval, as far as there is either, for tables."""
     if value is None or not np.isfinite(value):
         return "-"
-    return f"{value:.4f}" if interval is None else str(interval)
+    known = interval is not None and np.isfinite(interval.low)
+    return str(interval) if known else f"{value:.4f}"
 
 
 def ap_samples(

@@ -219,6 +219,7 @@ def evaluate_pck(
         truth=truth,
         predictions=found,
         assigned=assigned,
+        parameters={"norm": norm, "thresholds": list(steps), "seed": seed, "resamples": resamples},
         warnings=(*assigned.warnings, *notes),
         numbers=result,
     )

@@ -123,6 +123,7 @@ def evaluate_presence_files(
         truth=truth,
         predictions=found,
         assigned=assigned,
+        parameters={"threshold": threshold, "padding": padding, "seed": seed, "resamples": resamples},
         warnings=tuple(notes),
         presence=judged(given, "presence"),
         presence_from="third number" if found.presence is None else "field presence",

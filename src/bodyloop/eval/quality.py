@@ -326,6 +326,7 @@ def evaluate_quality(
         truth=truth,
         predictions=found,
         assigned=assigned,
+        parameters={"sigmas": sig.tolist(), "seed": seed, "resamples": resamples},
         warnings=assigned.warnings,
         keypoints=keypoints,
         keypoints_from="third number" if found.quality is None else "field quality",
