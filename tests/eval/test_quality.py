@@ -11,7 +11,7 @@ from scipy import stats
 
 from bodyloop.errors import InputError
 from bodyloop.eval import quality as m
-from bodyloop.eval.bootstrap import draw
+from bodyloop.eval.bootstrap import draw, interval
 from tests.eval.small import guess, keypoints, person, truth
 
 COARSE = st.lists(
@@ -101,15 +101,21 @@ def test_intervals_are_those_of_copied_images() -> None:
     p, t = rng.integers(0, 6, 30) / 5, rng.integers(0, 6, 30) / 5
     image = rng.integers(0, 5, 30)
     weights = draw(5, rng, 20)
-    got = m._ranked_samples(p, t, image, weights)
-    for r, w in enumerate(weights.astype(int)):
-        copies = np.repeat(np.arange(30), w[image])
-        expected = m.judge_quality(p[copies], t[copies])
-        assert got[0][r] == pytest.approx(expected.spearman)
-        assert expected.risk_coverage is not None
-        assert got[1][r] == pytest.approx(expected.risk_coverage.area)
     report = m.judge_quality(p, t, image=image, weights=weights)
-    assert set(report.intervals) == {"spearman", "mae", "ece_10", "risk_coverage_area"}
+    values: dict[str, list[float]] = {k: [] for k in ("spearman", "mae", "ece_10", "risk_coverage_area")}
+    for w in weights.astype(int):
+        copies = np.repeat(np.arange(30), w[image])
+        one = m.judge_quality(p[copies], t[copies])
+        assert one.risk_coverage is not None and one.reliability is not None
+        for name, value in zip(
+            values, (one.spearman, one.mae, one.reliability.ece, one.risk_coverage.area), strict=True
+        ):
+            values[name].append(np.nan if value is None else value)
+    assert values.keys() == report.intervals.keys()
+    for name, samples in values.items():
+        expected = interval(report.intervals[name].value, np.array(samples))
+        assert report.intervals[name].low == pytest.approx(expected.low), name
+        assert report.intervals[name].high == pytest.approx(expected.high), name
     mae = report.intervals["mae"]
     assert mae.low <= mae.value <= mae.high and f"{mae.low:.4f} to" in report.table()
 
