@@ -10,10 +10,10 @@ else is said; what is done with the numbers is left to the tasks (`keypoints`, `
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,6 @@ from bodyloop.eval.records import (
     numbers,
     records_of,
     refuse_duplicates,
-    sha256,
     short,
     stream_json,
     truths,
@@ -58,6 +57,7 @@ Source = str | os.PathLike[str] | Mapping[str, Any]
 ResultSource = str | os.PathLike[str] | Sequence[Mapping[str, Any]]
 
 SIDES = ("presence", "visibility", "quality", "keypoint_presence", "keypoint_visibility", "keypoint_quality")
+IDS = ("annotation_id", "id")
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,77 +270,106 @@ def read_predictions(
     pieces: Iterable[Any] = [source]
     digest = None
     if isinstance(source, str | os.PathLike):
-        pieces, digest, origin = stream_json(source), sha256(Path(source)), os.fspath(source)
+        origin, digest = os.fspath(source), hashlib.sha256()
+        pieces = stream_json(source, digest)
     where = f"{origin}: prediction"
-    parts: list[_Piece] = []
+    table = _Table(where)
     for piece in pieces:
         if not isinstance(piece, Sequence) or isinstance(piece, str | bytes):
             raise InputError(f"{origin}: expected a list of predictions, got {type(piece).__name__}")
-        first = parts[-1].end if parts else 0
-        check_objects(piece, where, first)
-        columns = _columns(piece, truth, where, first, keypoints, need_boxes)
-        parts.append(_Piece(first, first + len(piece), columns))
-    boxes = _joined_boxes(parts, where, mixed_boxes)
+        check_objects(piece, where, table.length)
+        table.add(_columns(piece, truth, where, table.length, keypoints, need_boxes))
+    boxes = _checked_boxes(table["bbox"], where, mixed_boxes)
     return Predictions(
         origin=origin,
-        digest=digest,
-        image=_joined(parts, "image"),
-        category=_joined(parts, "category"),
-        scores=_joined(parts, "score"),
+        digest=None if digest is None else digest.hexdigest(),
+        image=table["image"],
+        category=table["category"],
+        scores=table["score"],
         boxes=boxes,
-        area=_prediction_area(boxes, parts),
-        keypoints=None if keypoints is None else _joined(parts, "keypoints"),
-        presence=_joined_side(parts, "presence", where),
-        visibility=_joined_side(parts, "visibility", where),
-        quality=_joined_side(parts, "quality", where),
-        annotation_ids=_joined_ids(parts),
+        area=boxes[:, 2] * boxes[:, 3] if len(boxes) and not np.isnan(boxes[0, 0]) else table["extent"],
+        keypoints=table.get("keypoints"),
+        presence=table.get("presence", "keypoint_presence"),
+        visibility=table.get("visibility", "keypoint_visibility"),
+        quality=table.get("quality", "keypoint_quality"),
+        annotation_ids=table.get("annotation_id", "id"),
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Piece:
-    """Predictions ``first`` to ``end`` of a file as columns; None: nobody (of ids: not everybody) has the field."""
+class _Table:
+    """Columns of a file that come piece by piece. A column that some pieces lack is refused, or is no column."""
 
-    first: int
-    end: int
-    columns: dict[str, npt.NDArray[Any] | None]
+    def __init__(self, where: str) -> None:
+        self.length, self._where = 0, where
+        self._columns: dict[str, npt.NDArray[Any]] = {}  # longer than the table: they grow by doubling
+        self._dropped: set[str] = set()
+
+    def add(self, piece: dict[str, npt.NDArray[Any]]) -> None:
+        """Append columns of equal length."""
+        start, self.length = self.length, self.length + len(piece["image"])
+        for key in self._columns.keys() ^ piece.keys() if start else ():
+            if key in IDS:
+                self._dropped.add(key)
+                continue
+            lacking = start if key in self._columns else 0
+            raise InputError(
+                f"{self._where} number {lacking}: field {key!r} is missing, which others have; write it to all "
+                "predictions or to none"
+            )
+        for key, values in piece.items():
+            column = self._columns.get(key, values[:0])
+            if key not in self._columns or self.length > len(column):
+                longer = np.empty((max(self.length, 2 * start), *values.shape[1:]), values.dtype)
+                longer[:start] = column[:start]
+                self._columns[key] = column = longer
+            column[start : self.length] = values
+
+    def __getitem__(self, key: str) -> npt.NDArray[Any]:
+        return self._columns[key][: self.length]
+
+    def get(self, *keys: str) -> npt.NDArray[Any] | None:
+        """The first of these columns that there is."""
+        there = [key for key in keys if key in self._columns and key not in self._dropped]
+        return self[there[0]] if there else None
 
 
 def _columns(
     records: Sequence[Record], truth: GroundTruth, where: str, first: int, k: int | None, need_boxes: bool
-) -> dict[str, npt.NDArray[Any] | None]:
+) -> dict[str, npt.NDArray[Any]]:
     """Fields of one piece of a results file, whose first prediction has the number ``first``."""
     known = f"image of {truth.origin}"
     at, found = find(integers(records, "category_id", where, first=first), truth.category_ids)
-    out: dict[str, npt.NDArray[Any] | None] = {
+    out: dict[str, npt.NDArray[Any]] = {
         "image": look_up(records, "image_id", truth.image_ids, where, known, first=first),
         "category": np.where(found, at, -1),
         "score": numbers(records, "score", where, (), first=first),
-        "bbox": None,
+        "extent": np.zeros(len(records)),
     }
     fields = set().union(*records)  # a look into this set is cheaper than one into every prediction
-    if need_boxes or "bbox" in fields:
-        out["bbox"] = (_boxes if need_boxes else _some_boxes)(records, where, first)
+    if need_boxes:
+        out["bbox"] = _boxes(records, where, first)
+    else:
+        out["bbox"] = _some_boxes(records if "bbox" in fields else [], len(records), where, first)
     if k is not None:
         points = numbers(records, "keypoints", where, (3 * k,), first=first).reshape(len(records), k, 3)
         out |= {"keypoints": points, "extent": _extent(points, where)}
-    for key in SIDES:
-        wanted = k is not None and key in fields
-        out[key] = _shares(records, key, k or 0, where, first) if wanted else None
-    for key in ("annotation_id", "id"):
-        out[key] = _whole(records, key) if key in fields else None
+        out |= {key: _shares(records, key, k, where, first) for key in SIDES if key in fields}
+    for key in IDS:
+        ids = [r.get(key) for r in records] if key in fields else [None]
+        if all(type(i) is int and abs(i) < 2**63 for i in ids):
+            out[key] = np.array(ids, np.int64)
     return out
 
 
-def _some_boxes(records: Sequence[Record], where: str, first: int) -> Floats | None:
-    """Boxes (P, 4), NaN for predictions without one, None if none has one."""
-    has = [("bbox" in r and bool(r["bbox"])) for r in records]
-    if all(has):
+def _some_boxes(records: Sequence[Record], n: int, where: str, first: int) -> Floats:
+    """Boxes (n, 4), NaN for predictions without one."""
+    has = [bool(r.get("bbox")) for r in records]
+    if records and all(has):
         return _boxes(records, where, first)
-    out = np.full((len(records), 4), np.nan)
+    out = np.full((n, 4), np.nan)
     for i in np.flatnonzero(has).tolist():
         out[i] = _boxes(records[i : i + 1], where, first + i)
-    return out if any(has) else None
+    return out
 
 
 def _shares(records: Sequence[Record], key: str, k: int, where: str, first: int) -> Floats:
@@ -365,45 +394,8 @@ def _extent(points: Floats, where: str) -> Floats:
     return np.asarray(x * y)
 
 
-def _whole(records: Sequence[Record], key: str) -> Ints | None:
-    """Whole numbers (P,), None where one of them is something else."""
-    ids = [r.get(key) for r in records]
-    fit = all(type(i) is int and abs(i) < 2**63 for i in ids)
-    return np.array(ids, np.int64) if fit else None
-
-
-def _joined(parts: list[_Piece], key: str) -> npt.NDArray[Any]:
-    """A column of the whole file; the pieces are given up, so that nothing is held twice."""
-    found = [p.columns.pop(key) for p in parts]
-    return np.concatenate([c for c in found if c is not None])
-
-
-def _joined_side(parts: list[_Piece], key: str, where: str) -> Floats | None:
-    for name in (key, f"keypoint_{key}"):  # the second as `People.to_coco` writes it
-        without = [p.first for p in parts if p.columns[name] is None]
-        if len(without) == len(parts):
-            continue
-        if without:
-            raise InputError(
-                f"{where} number {without[0]}: field {name!r} is missing, which others have; "
-                "write it to all predictions or to none"
-            )
-        return _joined(parts, name)
-    return None
-
-
-def _joined_ids(parts: list[_Piece]) -> Ints | None:
-    for key in ("annotation_id", "id"):
-        if all(p.columns[key] is not None for p in parts):
-            return _joined(parts, key)
-    return None
-
-
-def _joined_boxes(parts: list[_Piece], where: str, mixed: bool) -> Floats:
-    for p in parts:
-        if p.columns["bbox"] is None:
-            p.columns["bbox"] = np.full((p.end - p.first, 4), np.nan)
-    boxes = _joined(parts, "bbox")
+def _checked_boxes(boxes: Floats, where: str, mixed: bool) -> Floats:
+    """Refuse boxes in only some predictions, unless the first has none and ``mixed`` allows it."""
     has = ~np.isnan(boxes[:, 0])
     if has.any() and not has.all() and (not mixed or has[0]):
         i = int(np.flatnonzero(has != has[0])[0])
@@ -412,9 +404,3 @@ def _joined_boxes(parts: list[_Piece], where: str, mixed: bool) -> Floats:
             "give a bbox to all predictions or to none (areas of predictions come from it)"
         )
     return boxes
-
-
-def _prediction_area(boxes: Floats, parts: list[_Piece]) -> Floats:
-    if len(boxes) and not np.isnan(boxes[0, 0]):
-        return np.asarray(boxes[:, 2] * boxes[:, 3])
-    return _joined(parts, "extent") if "extent" in parts[0].columns else np.zeros(len(boxes))

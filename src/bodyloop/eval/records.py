@@ -24,7 +24,7 @@ import struct
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, NoReturn, cast
+from typing import IO, Any, NoReturn, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,15 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Record = Mapping[str, Any]  # one json object of a file: anything may stand in it
+
+
+class Digest(Protocol):
+    """What is asked of a `hashlib` object."""
+
+    def update(self, data: bytes, /) -> object:
+        """Take in more bytes."""
+        ...
+
 
 BLOCK = 1 << 17  # bytes parsed at once: what becomes of them stays in the processor's cache
 MEANING = {"keypoints": "; write x y v for each keypoint", "bbox": "; write x y width height"}
@@ -51,65 +60,76 @@ def load_json(path: str | os.PathLike[str]) -> tuple[Any, str]:
         FileError: missing, unreadable, truncated or not json.
     """
     p = Path(path)
-    with _opened(p) as f, uncollected():
-        return _parsed_all(f.read(), p), sha256(p)
+    digest = hashlib.sha256()
+    with _opened(p, digest) as f:
+        text = f.read()
+    if not text.strip():
+        raise FileError(f"{p}: not valid json (the file is empty); write it again")
+    try:
+        with uncollected():
+            return _parsed(text), digest.hexdigest()
+    except RecursionError:
+        raise FileError(f"{p}: not valid json (too many brackets within each other)") from None
+    except ValueError as e:
+        raise FileError(f"{p}: not valid json ({e}); is the file complete?") from e
 
 
-def stream_json(path: str | os.PathLike[str]) -> Iterator[Any]:
+def stream_json(path: str | os.PathLike[str], digest: Digest) -> Iterator[Any]:
     """The document of a json file; a list of objects comes as several lists, together the whole one.
 
     The file is cut between two objects. Where that is not between two elements of the outermost list (inside a
     string, a list within an object), the piece before the cut is no json, and the cut is moved on. If all
     pieces are, then so is the file, and its elements are those of the pieces.
 
+    Args:
+        path: as in `load_json`.
+        digest: is given the bytes of the file as they are on disk.
+
     Raises:
         FileError: missing, unreadable, truncated or not json.
     """
     p = Path(path)
-    with _opened(p) as f:
+    with _opened(p, digest) as f:
         opening, text, wanted = b"", b"", BLOCK
         while block := f.read(wanted):
             text += block
             comma = _last_comma(text)
-            try:
-                piece = _parsed(opening + text[:comma] + b"]") if comma else None
-            except (ValueError, RecursionError):
-                piece = None
+            piece = _parsed_or_none(opening + text[:comma] + b"]") if comma else None
             if piece is None:
                 wanted = len(text)  # doubled, so that a file that cannot be cut costs no more than twice
                 continue
             yield piece
             opening, text, wanted = b"[", text[comma + 1 :], BLOCK
-        if not opening:
-            yield _parsed_all(text, p)
-            return
-        try:
-            piece = _parsed(opening + text)
-        except (ValueError, RecursionError) as e:
-            load_json(p)  # fails as well, and says where in the whole file
-            raise FileError(f"{p}: not valid json ({e}); is the file complete?") from e
-        yield piece
-
-
-def sha256(path: Path) -> str:
-    """Of the bytes of a file.
-
-    Raises:
-        FileError: unreadable.
-    """
-    with _opened(path, raw=True) as f:
-        return hashlib.file_digest(cast(Any, f), "sha256").hexdigest()
+        piece = _parsed_or_none(opening + text)
+    if piece is None:
+        piece, _ = load_json(p)  # says what is wrong, and where in the whole file
+        if opening:
+            raise FileError(f"{p}: was changed while it was read; try again")
+    yield piece
 
 
 @contextlib.contextmanager
-def _opened(path: Path, raw: bool = False) -> Iterator[IO[bytes]]:
+def _opened(path: Path, digest: Digest) -> Iterator[IO[bytes]]:
     try:
-        with cast(IO[bytes], gzip.open(path) if path.suffix == ".gz" and not raw else path.open("rb")) as f:
-            yield f
+        with path.open("rb") as raw:
+            hashed = cast(IO[bytes], _Hashed(raw, digest))
+            yield cast(IO[bytes], gzip.GzipFile(fileobj=hashed)) if path.suffix == ".gz" else hashed
     except FileError:
         raise
     except (OSError, EOFError, zlib.error) as e:
         raise FileError(f"{path}: cannot be read: {e}") from e
+
+
+class _Hashed:
+    """A file whose bytes go through a digest while they are read."""
+
+    def __init__(self, file: IO[bytes], digest: Digest) -> None:
+        self._file, self._digest = file, digest
+
+    def read(self, size: int = -1) -> bytes:
+        block = self._file.read(size)
+        self._digest.update(block)
+        return block
 
 
 @contextlib.contextmanager
@@ -143,15 +163,12 @@ def _parsed(text: bytes) -> Any:
         return json.loads(text)  # accepts NaN, which is then refused with the annotation's name
 
 
-def _parsed_all(text: bytes, path: Path) -> Any:
-    if not text.strip():
-        raise FileError(f"{path}: not valid json (the file is empty); write it again")
+def _parsed_or_none(text: bytes) -> Any:
+    """What a json text means; None if it is no json (or says null)."""
     try:
         return _parsed(text)
-    except RecursionError:
-        raise FileError(f"{path}: not valid json (too many brackets within each other)") from None
-    except ValueError as e:
-        raise FileError(f"{path}: not valid json ({e}); is the file complete?") from e
+    except (ValueError, RecursionError):
+        return None
 
 
 # ------------------------------------------------------------------ fields as arrays
@@ -206,7 +223,7 @@ def numbers(
     """
     if not len(records):
         return np.zeros((0, *shape))
-    column = [r.get(key) for r in records] if default is None else [r.get(key, default) for r in records]
+    column: list[Any] = [r.get(key, default) for r in records]
     try:
         if shape:
             pack = struct.Struct(f"{shape[0]}d").pack  # strict: n numbers, no text
@@ -236,7 +253,7 @@ def integers(records: Sequence[Record], key: str, where: str, *, first: int = 0)
     Raises:
         InputError: as `numbers`, or not a whole number of 64 bits.
     """
-    column = [r.get(key) for r in records]
+    column: list[Any] = [r.get(key) for r in records]
     with contextlib.suppress(OverflowError):
         if set(map(type, column)) <= {int}:
             return np.fromiter(column, np.int64, len(column))
