@@ -57,6 +57,8 @@ def test_by_hand() -> None:
     assert r.error == pytest.approx((0.05 + 0.3 + 0.35 + 0.2) / 4)
     assert r.nll_each[4] == pytest.approx(-np.log(1e-12)) and r.nll_each[0] == pytest.approx(np.log(2))
     assert r.beyond == 0.2
+    # the true cells' shares: of 0.5, 0.25, 0.125, 0.125 and of one without mass, which is never reached
+    np.testing.assert_allclose(r.even_coverage, [0.1, 0.2, 0.4, (1 + 1 + 0.4) / 5], rtol=0, atol=1e-12)
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.1, 0.5, 0.9]))
@@ -80,8 +82,18 @@ def test_points_drawn_from_the_maps_are_calibrated() -> None:
     flat = (rng.random((3000, 1)) < np.cumsum(maps.reshape(3000, -1), axis=1)).argmax(axis=1)
     honest = m.map_calibration(maps, np.stack([flat % 16, flat // 16], axis=1))
     assert honest.error < 0.02  # cells are taken whole, so coverage is a little above q
+    assert honest.even_error < 0.01
     sharp = maps**3 / (maps**3).sum(axis=(1, 2), keepdims=True)
     assert m.map_calibration(sharp, np.stack([flat % 16, flat // 16], axis=1)).error > 0.1
+
+
+def test_coarse_maps_that_are_honest() -> None:
+    """Two cells of 0.75 and 0.25, three of four points in the first: covered too often, but not by shares."""
+    maps = np.repeat(np.array([[[0.75, 0.25]]]), 4, 0)
+    r = m.map_calibration(maps, [[0, 0], [0, 0], [0, 0], [1, 0]], [0.3, 0.75, 0.9])
+    assert r.coverage.tolist() == [0.75, 0.75, 1]
+    np.testing.assert_allclose(r.even_coverage, [0.3, 0.75, 0.9], rtol=0, atol=1e-12)
+    assert r.even_error < 1e-12 < r.error
 
 
 def test_resampled_errors() -> None:

@@ -85,6 +85,7 @@ class CalibrationSet:
         lines = [
             f"maps: {len(m)} keypoints in their window, nearest cell of {m.map_cells}",
             f"  error, mean |coverage - level|  {boot.shown(m.error, self.error)}",
+            f"  the same, last cells by shares  {boot.shown(m.even_error)}",
             f"  -log of the true cell's mass    {boot.shown(m.nll)}",
             f"  true cells without any mass     {boot.shown(m.beyond)}",
         ]

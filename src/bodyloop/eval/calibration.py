@@ -67,8 +67,26 @@ class MapCalibration:
 
     @property
     def error(self) -> float:
-        """Mean over the levels of |coverage - q|; NaN without maps."""
+        """Mean over the levels of |coverage - q|; NaN without maps.
+
+        Cells are taken whole, so that honest maps of few cells are covered more often than q: see `even_error`.
+        """
         return float(np.abs(self.coverage - self.levels).mean())
+
+    @property
+    def even_coverage(self) -> Floats:
+        """(Q,) coverage if the cell in which a region ends counts by the share of it that is needed.
+
+        Of maps that mean what they say it is q, however coarse their cells are.
+        """
+        room, mass = self.levels - self.mass_before[:, None], self.mass[:, None]
+        share = np.divide(room, mass, out=(room > 0).astype(np.float64), where=mass > 0)
+        return _mean(np.clip(share, 0, 1))
+
+    @property
+    def even_error(self) -> float:
+        """Mean over the levels of |even_coverage - q|; NaN without maps."""
+        return float(np.abs(self.even_coverage - self.levels).mean())
 
     @property
     def region_cells(self) -> Floats:
@@ -128,13 +146,14 @@ class MapCalibration:
 
     def to_json(self) -> dict[str, object]:
         """Plain json: the curve, the error, the sizes."""
-        curves = {"coverage": self.coverage, "region_cells": self.region_cells}
+        names = ("coverage", "even_coverage", "region_cells")
+        curves = {name: getattr(self, name) for name in names}
         return {
             "maps": len(self),
             "map_cells": self.map_cells,
             "levels": self.levels.tolist(),
             **{k: v.tolist() if len(self) else None for k, v in curves.items()},
-            **plain({"error": self.error, "nll": self.nll, "beyond": self.beyond}),
+            **plain({name: getattr(self, name) for name in ("error", "even_error", "nll", "beyond")}),
         }
 
 
