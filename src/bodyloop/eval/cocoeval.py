@@ -269,12 +269,19 @@ class COCOeval:
                 f"summarize() speaks of three limits, params.maxDets has {list(p.maxDets)}; read eval['recall']"
             )
         rows = _BOX_ROWS if boxes else _CROWD_ROWS if kind == "keypoints_crowd" else _KEYPOINT_ROWS
-        out = [(self._text(*row), self._value(*row)) for row in rows]
+        out = []
+        for i, (what, iou, area, place) in enumerate(rows):
+            limit = p.maxDets[place]
+            if self.protocol != "standard" and (not boxes or i == 0):
+                limit = (
+                    LIMITS[-1] if boxes else LIMIT
+                )  # the tools ask for the usual one, whatever maxDets are
+            out.append((self._text(what, iou, area, limit), self._value(what, iou, area, limit)))
         if kind == "keypoints_crowd":
             rounded, thresholds = self.protocol in ROUNDED, np.asarray(p.iouThrs, np.float64)
             for name, images in crowd_classes(self._done.gt).items():
                 value = class_ap(self.evidence, images, rounded, thresholds)
-                out.append((self._text("AP", None, name, -1).replace("area", "type"), value))
+                out.append((self._text("AP", None, name, p.maxDets[-1]).replace("area", "type"), value))
         return out
 
     def _extended_lines(self) -> list[tuple[str, float]]:
@@ -288,19 +295,16 @@ class COCOeval:
         title = {"AP": "Average Precision", "AR": "Average Recall"}[what]
         thresholds = np.asarray(p.iouThrs, np.float64)
         at = f"{thresholds[0]:0.2f}:{thresholds[-1]:0.2f}" if iou is None else f"{iou:0.2f}"
-        return f"{title:<18} ({what}) @[ IoU={at:<9} | area={area:>6s} | maxDets={p.maxDets[limit]:>3d} ]"
+        return f"{title:<18} ({what}) @[ IoU={at:<9} | area={area:>6s} | maxDets={limit:>3d} ]"
 
     def _value(self, what: str, iou: float | None, area: str, limit: int) -> float:
-        """-1 where nothing is to be found, or ``params`` has no such IoU or area."""
+        """-1 where nothing is to be found, or ``params`` has no such IoU, area or limit."""
         p, curves = self.params, self.evidence.curves
-        chosen_iou = slice(None) if iou is None else np.asarray(p.iouThrs) == iou
-        if area not in p.areaRngLbl:
+        if area not in p.areaRngLbl or limit not in p.maxDets:
             return -1.0
-        a = list(p.areaRngLbl).index(area)
-        if what == "AP":
-            values = curves.precision[chosen_iou, 0, :, :, a, limit]
-        else:
-            values = curves.recall[chosen_iou, 0, :, a, limit]
+        t = slice(None) if iou is None else np.asarray(p.iouThrs) == iou
+        a, m = list(p.areaRngLbl).index(area), list(p.maxDets).index(limit)
+        values = curves.precision[t, 0, :, :, a, m] if what == "AP" else curves.recall[t, 0, :, a, m]
         values = values[values > -1]
         return float(np.mean(values)) if values.size else -1.0
 
