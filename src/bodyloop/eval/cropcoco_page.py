@@ -18,7 +18,7 @@ from bodyloop.drawing import page, palette, shapes
 from bodyloop.drawing.canvas import Canvas, Points, Sheet, Stroke
 from bodyloop.drawing.figure import Figure, Look, line_width
 from bodyloop.drawing.picture import Picture
-from bodyloop.geometry import activation_windows
+from bodyloop.geometry import PADDING, activation_windows
 from bodyloop.images import Image
 
 SAMPLES = 12
@@ -150,22 +150,25 @@ def _samples(built: BuiltSet) -> list[page.Block]:
             built.photos / image["file_name"], [(image["width"], image["height"])], image["id"]
         )
         c = counts[str(image["id"])]
-        told = f"{image['file_name']}: {len(people)} persons; " + ", ".join(
-            f"{c[str(f)]} of flag {f}" for f in FLAGS
-        )
-        blocks.append(page.picture(sample(photo, people, links), f"Labels on {told}", told))
+        who = f"{len(people)} {'person' if len(people) == 1 else 'persons'}"
+        told = f"{image['file_name']}: {who}; " + ", ".join(f"{c[str(f)]} of flag {f}" for f in FLAGS)
+        shown = sample(photo, people, links, document["info"]["cropcoco"]["padding"])
+        blocks.append(page.picture(shown, f"Labels on {told}", told))
     return blocks
 
 
-def sample(photo: Image, people: Sequence[Record], links: Sequence[tuple[int, int]]) -> Picture:
+def sample(
+    photo: Image, people: Sequence[Record], links: Sequence[tuple[int, int]], padding: float = PADDING
+) -> Picture:
     """A cut photo with its labels, on a sheet that holds all of them.
 
     Args:
         people: annotations with COCO boxes and keypoints in px of the photo.
         links: pairs of keypoints.
+        padding: of the windows.
     """
     boxes = np.array([a["bbox"] for a in people], np.float64).reshape(-1, 4)
-    windows = activation_windows(boxes)
+    windows = activation_windows(boxes, padding)
     corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
     labels = [np.array(a.get("keypoints") or [], np.float64).reshape(-1, 3) for a in people]
     known = [p[p[:, 2] > 0, :2] for p in labels]
