@@ -72,10 +72,8 @@ class Comparison:
     def head(self) -> str:
         """What was counted, in one line."""
         first = self.reports[0]
-        return (
-            f"{first.task} ({first.protocol} protocol), {first.counts['images']} images; "
-            f"95 % intervals over images, {self.resamples} resamples"
-        )
+        spans = f"; 95 % intervals over images, {self.resamples} resamples" if self.resamples else ""
+        return f"{first.task} ({first.protocol} protocol), {first.counts['images']} images{spans}"
 
     def notes(self) -> list[str]:
         """The reports' warnings, each once, with the file's name where several were judged."""
@@ -132,6 +130,7 @@ def compare(
     Args:
         reports: at least one, of one task, protocol and ground truth.
         names: short names of the reports; by default made from the files' names.
+        seed, resamples: of the bootstrap; no resamples, no intervals.
 
     Raises:
         InputError: no reports, or reports of different tasks, protocols or ground truths.
@@ -144,7 +143,7 @@ def compare(
         raise InputError(f"{len(called)} names for {len(reports)} reports")
     images = len(reports[0].evidence.truth.image_ids)
     weights = boot.draw(max(images, 1), np.random.default_rng(seed), resamples)
-    samples = [samples_of(r, weights[:, :images]) for r in reports]
+    samples = [samples_of(r, weights[:, :images]) if resamples else {} for r in reports]
     numbers = [{k: v for k, v in r.numbers.items() if v is not None} for r in reports]
     return Comparison(
         names=called,

@@ -278,6 +278,33 @@ def differences(comparison: Comparison, names: Sequence[str]) -> Block:
     return chart(drawn, "differences with intervals", title="Differences")
 
 
+def pck(each: Sequence[Mapping[float, Mapping[str, float]]], names: Sequence[str]) -> Block:
+    """Share of right keypoints, keypoint by keypoint: of one report at all thresholds, of several at the last."""
+    steps = list(each[0]) if len(each) == 1 else [list(each[0])[-1]]
+    rows = [name for name, share in each[0][steps[-1]].items() if share >= 0][:ROWS]
+    drawn, axes = figure(4.8, 0.9 + 0.235 * len(rows))
+    lines = (
+        [(f"PCK@{t:g}", each[0][t]) for t in steps]
+        if len(each) == 1
+        else [(n, e[steps[0]]) for n, e in zip(names, each, strict=True)]
+    )
+    for i, (label, shares) in enumerate(lines):
+        axes.plot(
+            [shares.get(r, np.nan) for r in rows],
+            range(len(rows)),
+            "o",
+            color=colour(i),
+            markersize=5,
+            label=label,
+        )
+    _named_rows(axes, [plain(r) for r in rows])
+    axes.set(
+        xlim=(0, 1.02), xlabel=f"share of right keypoints{'' if len(each) == 1 else f', PCK@{steps[0]:g}'}"
+    )
+    _legend_above(axes)
+    return chart(drawn, "PCK by keypoint", title="By keypoint")
+
+
 def levels(evidence: Evidence, names: Sequence[str], similarity: str) -> Block:
     """Precision over recall of each visibility level, at 0.50."""
     drawn, axes = figure(4.8, 3.6)

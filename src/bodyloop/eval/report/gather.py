@@ -15,7 +15,9 @@ from bodyloop.eval.evidence import APReport, Evidence
 from bodyloop.eval.extended import Extension, by_levels, flags_of
 from bodyloop.eval.keypoints import judge_keypoints
 from bodyloop.eval.mistakes import Judge, Mistakes, diagnose, repairs, skeleton_of
+from bodyloop.eval.presence_files import PresenceReport, evaluate_presence_files
 from bodyloop.eval.protocols import rules
+from bodyloop.eval.quality import QualityFilesReport, evaluate_quality
 from bodyloop.eval.tasks import TASKS
 from bodyloop.skeletons import Skeleton
 
@@ -33,8 +35,9 @@ class Gathered:
         report: of an evaluation by AP.
         found: matches at a similarity of 0.1.
         parts: by size, overlap and labelled keypoints, each with the intervals of its APs.
-        skeleton, mistakes: of evaluations of keypoints.
+        skeleton, mistakes: of evaluations of keypoints, else None.
         worth: AP if one kind of mistake were put right; empty without keypoints.
+        presence, quality: of keypoints; presence None if the predictions do not say it.
     """
 
     report: APReport
@@ -43,6 +46,8 @@ class Gathered:
     skeleton: Skeleton | None
     mistakes: Mistakes | None
     worth: Mapping[str, float]
+    presence: PresenceReport | None
+    quality: QualityFilesReport | None
 
     @property
     def evidence(self) -> Evidence:
@@ -77,12 +82,31 @@ def gather(report: APReport, *, skeleton: Skeleton | None = None, seed: int = 0)
     weights = weights[:, : len(e.truth.image_ids)]
     splits = [by_size(e), by_overlap(e), by_labelled(e)]
     parts = tuple((s, _spans(s, weights)) for s in splits if s.names)
-    used, mistakes, worth = _skeleton(report, skeleton), None, {}
-    if used is not None:
-        judge, inside = judge_of(report)
-        mistakes = diagnose(e, used, labelled=inside)
-        worth = repairs(e, mistakes, judge)
-    return Gathered(report, find(e), parts, used, mistakes, worth)
+    used = _skeleton(report, skeleton)
+    if used is None:
+        return Gathered(report, find(e), parts, None, None, {}, None, None)
+    judge, inside = judge_of(report)
+    mistakes = diagnose(e, used, labelled=inside)
+    presence, quality = _confidence(report, used, seed)
+    return Gathered(report, find(e), parts, used, mistakes, repairs(e, mistakes, judge), presence, quality)
+
+
+def _confidence(
+    report: APReport, skeleton: Skeleton, seed: int
+) -> tuple[PresenceReport | None, QualityFilesReport]:
+    """Judged by the same persons and sigmas as the report."""
+    e, told = report.evidence, report.parameters
+    how: dict[str, Any] = {"seed": seed, "resamples": PART_RESAMPLES}
+    quality = evaluate_quality(e.truth, e.predictions, skeleton, **how)
+    says = e.predictions.presence is not None or e.predictions.visibility is not None
+    if not says and told.get("mode") != "extended":
+        return None, quality
+    how |= {
+        k: told[name]
+        for k, name in (("threshold", "confidence_threshold"), ("padding", "padding"))
+        if name in told
+    }
+    return evaluate_presence_files(e.truth, e.predictions, skeleton, **how), quality
 
 
 def _spans(split: Split, weights: Floats) -> tuple[boot.Interval, ...]:

@@ -2,129 +2,34 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from bodyloop.drawing import page
-from bodyloop.drawing.page import Block, Cell, Page
+from bodyloop.drawing.page import Block, Cell
 from bodyloop.eval import bootstrap as boot
-from bodyloop.eval.compare import Comparison, compare, short_names
-from bodyloop.eval.evidence import APReport, Evidence
+from bodyloop.eval.compare import Comparison
+from bodyloop.eval.evidence import Evidence
 from bodyloop.eval.mistakes import KINDS
-from bodyloop.eval.presence import BinaryReport
-from bodyloop.eval.presence_files import PresenceReport
-from bodyloop.eval.quality import QualityFilesReport, QualityReport
-from bodyloop.eval.report import cases as people
-from bodyloop.eval.report import charts
-from bodyloop.eval.report.gather import Gathered, gather, similarity_of, title_of
-from bodyloop.skeletons import Skeleton
+from bodyloop.eval.reading import GroundTruth, Predictions
+from bodyloop.eval.report import cases, charts
+from bodyloop.eval.report.gather import Gathered, similarity_of, title_of
 
 FIRST = (
-    "AP",
-    "AP50",
-    "AP75",
-    "AR",
-    "AR_100",
-    "AP_v1",
-    "AP_v2",
-    "AP_v3",
-    "AP_easy",
-    "AP_hard",
-    "AP_M",
-    "AP_L",
-)
+    "AP", "AP50", "AP75", "AR", "AR_100", "AP_v1", "AP_v2", "AP_v3", "AP_easy", "AP_hard", "AP_M", "AP_L",
+)  # fmt: skip
 TILES = 6
-CASES = 8
 DENSITY = 1.5  # px of a picture per px of the page: sharp on fine screens
 MENDED = {"inversion": "inversions", "swap": "swaps", "miss": "misses", "scores": "the order of scores"}
-
-
-def write_report(
-    path: str | os.PathLike[str],
-    reports: APReport | Sequence[APReport],
-    *,
-    images: str | os.PathLike[str] | None = None,
-    names: Sequence[str] | None = None,
-    skeleton: Skeleton | None = None,
-    presence: Sequence[PresenceReport] = (),
-    quality: Sequence[QualityFilesReport] = (),
-    command: str = "",
-    cases: int = CASES,
-    seed: int = 0,
-    resamples: int = boot.RESAMPLES,
-) -> Path:
-    """Write the page of a report, or of several that are compared with the first; return its path.
-
-    Args:
-        path: of the HTML file.
-        reports: of one task, protocol and ground truth.
-        images: folder of the photos, for pictures of single people; None: no pictures.
-        names: short names of the reports.
-        skeleton: of the keypoints, if the ground truth does not name them as a known one does.
-        presence, quality: of the same prediction files, in their order, for reliability diagrams.
-        command: the command line that made the page.
-        cases: how many people are shown at most of each kind.
-        seed, resamples: of the bootstrap over images.
-
-    Raises:
-        InputError: reports that cannot be compared.
-        FileError: the page cannot be written.
-        MissingDependency: without jinja2 or matplotlib; the message names the extra to install.
-    """
-    made = report_page(
-        reports, images=images, names=names, skeleton=skeleton, presence=presence,
-        quality=quality, command=command, cases=cases, seed=seed, resamples=resamples,
-    )  # fmt: skip
-    return made.write(path)
-
-
-def report_page(
-    reports: APReport | Sequence[APReport],
-    *,
-    images: str | os.PathLike[str] | None = None,
-    names: Sequence[str] | None = None,
-    skeleton: Skeleton | None = None,
-    presence: Sequence[PresenceReport] = (),
-    quality: Sequence[QualityFilesReport] = (),
-    command: str = "",
-    cases: int = CASES,
-    seed: int = 0,
-    resamples: int = boot.RESAMPLES,
-) -> Page:
-    """The page itself; arguments as of `write_report`."""
-    several = [reports] if isinstance(reports, APReport) else list(reports)
-    pair = compare(several, names, seed=seed, resamples=resamples)
-    behind = [gather(r, skeleton=skeleton, seed=seed) for r in pair.reports]
-    first = pair.reports[0]
-    counts = first.counts
-    subtitle = (
-        f"{title_of(first)} · {first.protocol} protocol · {counts['images']} images, "
-        f"{counts['annotations'] - counts['ignored']} people"
-    )
-    (data,) = short_names([first.evidence.truth.origin])
-    who = " and ".join(pair.names) if len(pair.names) < 3 else f"{len(pair.names)} prediction files"
-    out = Page(f"{who} on {data}", subtitle)
-    out = out.section("At a glance", *_glance(pair, behind))
-    out = out.section("Precision, recall, similarity", *_curves(pair, behind))
-    out = out.section("All numbers", *_numbers(pair, behind))
-    out = out.section("Who is found", *_parts(pair, behind))
-    if all(b.mistakes is not None for b in behind):
-        out = out.section("What goes wrong", *_mistakes(pair, behind))
-    told = _confidence(pair, presence, quality)
-    if told:
-        out = out.section("Confidence", *told)
-    if images is not None:
-        out = out.section("Cases", *_people(pair, behind, Path(images), cases))
-    return out.section("How this was measured", *_method(pair, behind, command))
 
 
 # at a glance
 
 
-def _glance(pair: Comparison, behind: Sequence[Gathered]) -> list[Block]:
+def glance(pair: Comparison, behind: Sequence[Gathered]) -> list[Block]:
+    """What is read first: the numbers, or how they differ, a summary, and what to beware of."""
     blocks = [_tiles(pair)] if len(behind) == 1 else [*_differences(pair)]
     if len(behind) == 1:
         blocks.append(page.paragraph(_summary(behind[0])))
@@ -215,31 +120,33 @@ def _with_span(value: float | None, span: boot.Interval | None) -> str:
     return f"{value:.3f}" if span is None else f"{value:.3f} ({span.low:.3f}–{span.high:.3f})"
 
 
-# the parts
-
-
-def _labels(pair: Comparison) -> list[str]:
+def labels(pair: Comparison) -> list[str]:
     """The reports' names, short enough for a chart."""
     return [charts.short(n) for n in pair.names]
 
 
-def _curves(pair: Comparison, behind: Sequence[Gathered]) -> list[Block]:
+# the parts
+
+
+def curves(pair: Comparison, behind: Sequence[Gathered]) -> list[Block]:
+    """How precision falls with recall and strictness, and how similar the matches are."""
     evidence, similarity = [b.evidence for b in behind], similarity_of(pair.reports[0])
     return [
         page.grid(
-            charts.precision_recall(evidence, _labels(pair), similarity),
-            charts.by_threshold(evidence, _labels(pair), similarity),
+            charts.precision_recall(evidence, labels(pair), similarity),
+            charts.by_threshold(evidence, labels(pair), similarity),
             charts.similarities(
                 [b.found.similarity for b in behind],
                 [len(b.found.missed) for b in behind],
-                _labels(pair),
+                labels(pair),
                 similarity,
             ),
         )
     ]
 
 
-def _numbers(pair: Comparison, behind: Sequence[Gathered]) -> list[Block]:
+def numbers(pair: Comparison, behind: Sequence[Gathered]) -> list[Block]:
+    """Every number with its interval."""
     how = f"95 % intervals by the bootstrap over images ({pair.resamples} resamples)" + (
         ", p of the paired bootstrap: the chance of such a difference if there were none."
         if len(behind) > 1
@@ -247,7 +154,7 @@ def _numbers(pair: Comparison, behind: Sequence[Gathered]) -> list[Block]:
     )
     table = page.table(["number", *pair.header[1:]], pair.rows(), caption=how)
     if len(behind) > 1:
-        return [page.beside(table, charts.differences(pair, _labels(pair)))]
+        return [page.beside(table, charts.differences(pair, labels(pair)))]
     e = behind[0].evidence
     if len(e.levels) < 2:
         return [page.beside(table, page.facts(pair.reports[0].counts))]
@@ -255,7 +162,8 @@ def _numbers(pair: Comparison, behind: Sequence[Gathered]) -> list[Block]:
     return [page.beside(table, charts.levels(e, names, similarity_of(pair.reports[0])))]
 
 
-def _parts(pair: Comparison, behind: Sequence[Gathered]) -> list[Block]:
+def parts(pair: Comparison, behind: Sequence[Gathered]) -> list[Block]:
+    """By size, overlap and labelled keypoints."""
     words = {
         "size": "root of the labelled area, px",
         "overlap": "greatest box IoU with another person",
@@ -263,7 +171,7 @@ def _parts(pair: Comparison, behind: Sequence[Gathered]) -> list[Block]:
     }
     drawn = [
         charts.parts(
-            [s for s, _ in column], [spans for _, spans in column], _labels(pair), words[column[0][0].what]
+            [s for s, _ in column], [spans for _, spans in column], labels(pair), words[column[0][0].what]
         )
         for column in zip(*(b.parts for b in behind), strict=True)
     ]
@@ -274,11 +182,12 @@ def _parts(pair: Comparison, behind: Sequence[Gathered]) -> list[Block]:
     return [page.grid(*drawn), page.paragraph(note, quiet=True)]
 
 
-def _mistakes(pair: Comparison, behind: Sequence[Gathered]) -> list[Block]:
+def mistakes(pair: Comparison, behind: Sequence[Gathered]) -> list[Block]:
+    """Kinds of mistakes, how far off, and what mending them is worth."""
     found = [b.mistakes for b in behind if b.mistakes is not None]
-    blocks = [charts.kinds(found, _labels(pair)), charts.keypoint_errors(found, _labels(pair))]
+    blocks = [charts.kinds(found, labels(pair)), charts.keypoint_errors(found, labels(pair))]
     if all(b.worth for b in behind):
-        blocks.append(charts.repaired([b.ap for b in behind], [b.worth for b in behind], _labels(pair)))
+        blocks.append(charts.repaired([b.ap for b in behind], [b.worth for b in behind], labels(pair)))
     explained = {
         "good": "similarity to the label of 0.85 or more, as close as people who label agree",
         "jitter": "0.5 to 0.85: near, but not on it",
@@ -297,75 +206,21 @@ def _mistakes(pair: Comparison, behind: Sequence[Gathered]) -> list[Block]:
     ]  # fmt: skip
 
 
-def _confidence(
-    pair: Comparison, presence: Sequence[PresenceReport], quality: Sequence[QualityFilesReport]
-) -> list[Block]:
-    """Reliability diagrams, and what is gained by keeping only the surest."""
-    names = _labels(pair)
-    present = [(n, r.presence) for n, r in zip(names, presence, strict=False)]
-    visible = [(n, r.visibility) for n, r in zip(names, presence, strict=False) if r.visibility is not None]
-    found = [
-        *_binary(present),
-        *_binary(visible),
-        *_quality([(n, q.keypoints) for n, q in zip(names, quality, strict=False)]),
-        *_quality([(n, q.persons) for n, q in zip(names, quality, strict=False)]),
-    ]
-    drawn, said = [b for b in found if b.kind == "chart"], [b for b in found if b.kind != "chart"]
-    return [*([page.grid(*drawn)] if drawn else []), *said]
-
-
-def _binary(reports: Sequence[tuple[str, BinaryReport]]) -> list[Block]:
-    """The reliability diagram of presence or of visibility, if there are both kinds of keypoints."""
-    told = [(n, b) for n, b in reports if b.positives and b.negatives]
-    if told:
-        captions = [
-            f"{b.positives} keypoints yes, {b.negatives} no; AUROC {boot.shown(b.auroc)}, balanced accuracy at "
-            f"{b.confusion.threshold:g} {boot.shown(b.confusion.balanced_accuracy)}, ECE {b.reliability[10].ece:.4f}"
-            for _, b in told
-        ]
-        bins = [b.reliability[10] for _, b in told]
-        return [charts.reliability(bins, [n for n, _ in told], told[0][1].task.capitalize(), captions)]
-    return [
-        page.paragraph(
-            f"{b.task.capitalize()}: all {b.positives + b.negatives} keypoints are labelled alike, so there is "
-            "nothing to tell apart.",
-            quiet=True,
-        )
-        for _, b in reports[:1]
-    ]
-
-
-def _quality(reports: Sequence[tuple[str, QualityReport]]) -> list[Block]:
-    out = []
-    told = [(n, q, q.reliability) for n, q in reports if q.reliability is not None]
-    if told:
-        captions = [
-            f"{q.count} compared; ECE {r.ece:.4f}, rank correlation {boot.shown(q.spearman)}"
-            for _, q, r in told
-        ]
-        title = told[0][1].what.capitalize()
-        out.append(charts.reliability([r for _, _, r in told], [n for n, _, _ in told], title, captions))
-    curves = [(n, q.risk_coverage) for n, q in reports if q.risk_coverage is not None]
-    if curves:
-        title = f"{reports[0][1].what.capitalize()}: the surest first"
-        out.append(charts.risk_coverage([c for _, c in curves], [n for n, _ in curves], title))
-    return out
-
-
 # single people
 
 
-def _people(pair: Comparison, behind: Sequence[Gathered], folder: Path, count: int) -> list[Block]:
+def people(pair: Comparison, behind: Sequence[Gathered], folder: Path, count: int) -> list[Block]:
+    """Pictures of single people."""
     evidence = [b.evidence for b in behind]
     if len(behind) == 1:
-        wrong = people.confident_and_wrong(evidence[0], count)
+        wrong = cases.confident_and_wrong(evidence[0], count)
         groups = {
             "Confident and wrong": wrong,
-            "Missed, the largest first": people.missed(evidence[0], count // 2, wrong),
+            "Missed, the largest first": cases.missed(evidence[0], count // 2, wrong),
         }
         order = "left: labelled, right: predicted"
     else:
-        better, worse = people.differences(evidence, count // 2 or 1)
+        better, worse = cases.differences(evidence, count // 2 or 1)
         groups = {f"{pair.names[1]} is better": better, f"{pair.names[0]} is better": worse}
         evidence = evidence[:2]
         order = f"labelled, {pair.names[0]}, {pair.names[1]}"
@@ -373,23 +228,23 @@ def _people(pair: Comparison, behind: Sequence[Gathered], folder: Path, count: i
     looks = "Hollow: labelled as hidden. " if behind[0].skeleton is not None else ""
     sides = "Orange is the person's left side, blue the right. " if behind[0].skeleton is not None else ""
     out = [page.paragraph(f"{order[0].upper()}{order[1:]}. {sides}{looks}".strip(), quiet=True)]
-    for title, cases in groups.items():
-        shown = [_case(c, evidence, pair.names, similarity, behind[0], folder) for c in cases]
+    for title, found in groups.items():
+        shown = [_case(c, evidence, pair.names, similarity, behind[0], folder) for c in found]
         blocks = page.gallery(*shown) if shown else page.paragraph("Nobody.", quiet=True)
         out += [page.heading(title), blocks]
     return out
 
 
 def _case(
-    case: people.Case,
+    case: cases.Case,
     evidence: Sequence[Evidence],
     names: Sequence[str],
     similarity: str,
     first: Gathered,
     folder: Path,
 ) -> Block:
-    words = people.caption(case, evidence, names, similarity, first.mistakes)
-    drawn = people.shown(case, evidence, first.skeleton, folder)
+    words = cases.caption(case, evidence, names, similarity, first.mistakes)
+    drawn = cases.shown(case, evidence, first.skeleton, folder)
     if isinstance(drawn, str):
         return page.paragraph(f"{words}. No picture: {drawn}", quiet=True)
     return page.picture(drawn, words, words, density=DENSITY)
@@ -398,7 +253,8 @@ def _case(
 # how it was measured
 
 
-def _method(pair: Comparison, behind: Sequence[Gathered], command: str) -> list[Block]:
+def method(pair: Comparison, behind: Sequence[Gathered], command: str) -> list[Block]:
+    """Everything that is needed to repeat it."""
     first = pair.reports[0]
     truth = first.evidence.truth
     facts: dict[str, object] = {
@@ -407,25 +263,29 @@ def _method(pair: Comparison, behind: Sequence[Gathered], command: str) -> list[
         "Protocol": first.protocol,
         "Intervals": f"95 %, {pair.resamples} resamples of the images, seed {pair.seed}",
     }
-    files: list[list[Cell]] = [["ground truth", truth.origin, truth.digest or "not from a file"]]
-    files += [
-        [
-            f"predictions: {name}" if len(behind) > 1 else "predictions",
-            r.evidence.predictions.origin,
-            r.evidence.predictions.digest or "not from a file",
-        ]
-        for name, r in zip(pair.names, pair.reports, strict=True)
-    ]
+    files = [(n, r.evidence.predictions) for n, r in zip(pair.names, pair.reports, strict=True)]
     counts: list[list[Cell]] = [
         [name, *r.counts.values()] for name, r in zip(pair.names, pair.reports, strict=True)
     ]
     return [
         page.facts(facts),
         *([page.code(command)] if command else []),
-        page.table(["file", "path", "sha256"], files, words=3),
+        file_table(truth, files),
         page.table(["", *first.counts], counts),
         page.details("Parameters", page.facts(_plain(first.parameters))),
     ]
+
+
+def file_table(truth: GroundTruth, predictions: Sequence[tuple[str, Predictions]]) -> Block:
+    """Paths and digests of the files that were judged."""
+    rows = [["ground truth", truth.origin, truth.digest]]
+    rows += [
+        [f"predictions: {n}" if len(predictions) > 1 else "predictions", p.origin, p.digest]
+        for n, p in predictions
+    ]
+    return page.table(
+        ["file", "path", "sha256"], [[a, b, c or "not from a file"] for a, b, c in rows], words=3
+    )
 
 
 def _plain(parameters: Mapping[str, object]) -> dict[str, object]:
