@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -70,6 +71,27 @@ def test_same_as_the_walk(scenes: list[tuple[np.ndarray, np.ndarray, np.ndarray]
                 mine = r.annotation[a, t, rows]
                 assert np.where(mine >= 0, mine - first, -1).tolist() == found
                 assert r.ignored[a, t, rows].tolist() == flags
+
+
+def test_results_do_not_depend_on_how_many_area_ranges_go_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    image, truth = np.sort(rng.integers(0, 50, 300)), np.sort(rng.integers(0, 50, 120))
+    zero = np.zeros(300, np.int64)
+    p = m.pair(image, zero, rng.uniform(size=300), truth, zero[:120], 50, 20)
+    args = (
+        p,
+        rng.uniform(size=len(p.pair_prediction)),
+        rng.uniform(size=(30, 120)) < 0.3,  # 30 area ranges by 3 thresholds: more than 64
+        rng.uniform(size=120) < 0.2,
+        rng.uniform(size=(30, 300)) < 0.2,
+        THRESHOLDS,
+    )
+    together = m.match(*args)
+    monkeypatch.setattr(m, "BITS", 3)
+    single = m.match(*args)
+    assert np.array_equal(together.annotation, single.annotation)
+    assert np.array_equal(together.ignored, single.ignored)
+    assert (together.annotation >= 0).any()
 
 
 def test_only_the_best_take_part_and_ties_keep_file_order() -> None:

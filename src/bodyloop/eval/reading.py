@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +34,6 @@ from bodyloop.eval.records import (
     numbers,
     records_of,
     refuse_duplicates,
-    short,
     stream_json,
     truths,
     uncollected,
@@ -155,7 +155,9 @@ def read_ground_truth(
     else:
         (doc, digest), origin = load_json(source), os.fspath(source)
     if not isinstance(doc, Mapping):
-        raise InputError(f"{origin}: expected a COCO dictionary, got {type(doc).__name__}")
+        raise InputError(
+            f"{origin}: expected a COCO dictionary, got {type(doc).__name__}; are ground truth and predictions swapped?"
+        )
     images = records_of(doc, "images", origin)
     categories = records_of(doc, "categories", origin)
     annotations = records_of(doc, "annotations", origin)
@@ -197,7 +199,9 @@ def _keypoint_names(categories: Sequence[Record], origin: str) -> tuple[str, ...
     for c in categories:
         names = c.get("keypoints")
         if names and not isinstance(names, list | tuple):
-            raise InputError(f"{origin}: category {name_of(c, 0)}: field 'keypoints' must be a list of names")
+            raise InputError(
+                f"{origin}: category {name_of(c, 0)}: field 'keypoints' must be a list of names; remove it"
+            )
         if names:
             return tuple(str(n) for n in names)
     return ()
@@ -238,7 +242,7 @@ def _refuse(
     if bad.any():
         i = int(np.flatnonzero(bad)[0])
         who = f"{where} {name_of(records[i], first + i)}"
-        raise InputError(f"{who}: field {key!r} must be {wanted}, got {short(records[i].get(key))}")
+        raise InputError(f"{who}: field {key!r} must be {wanted}, got {reprlib.repr(records[i].get(key))}")
 
 
 def read_predictions(
@@ -276,7 +280,10 @@ def read_predictions(
     table = _Table(where)
     for piece in pieces:
         if not isinstance(piece, Sequence) or isinstance(piece, str | bytes):
-            raise InputError(f"{origin}: expected a list of predictions, got {type(piece).__name__}")
+            raise InputError(
+                f"{origin}: expected a list of predictions, got {type(piece).__name__}; "
+                "are ground truth and predictions swapped?"
+            )
         check_objects(piece, where, table.length)
         table.add(_columns(piece, truth, where, table.length, keypoints, need_boxes))
     boxes = _checked_boxes(table["bbox"], where, mixed_boxes)
@@ -302,14 +309,14 @@ class _Table:
     def __init__(self, where: str) -> None:
         self.length, self._where = 0, where
         self._columns: dict[str, npt.NDArray[Any]] = {}  # longer than the table: they grow by doubling
-        self._dropped: set[str] = set()
+        self._incomplete: set[str] = set()
 
     def add(self, piece: dict[str, npt.NDArray[Any]]) -> None:
         """Append columns of equal length."""
         start, self.length = self.length, self.length + len(piece["image"])
         for key in self._columns.keys() ^ piece.keys() if start else ():
             if key in IDS:
-                self._dropped.add(key)
+                self._incomplete.add(key)
                 continue
             lacking = start if key in self._columns else 0
             raise InputError(
@@ -317,6 +324,8 @@ class _Table:
                 "predictions or to none"
             )
         for key, values in piece.items():
+            if key in self._incomplete:
+                continue
             column = self._columns.get(key, values[:0])
             if key not in self._columns or self.length > len(column):
                 longer = np.empty((max(self.length, 2 * start), *values.shape[1:]), values.dtype)
@@ -329,7 +338,7 @@ class _Table:
 
     def get(self, *keys: str) -> npt.NDArray[Any] | None:
         """The first of these columns that there is."""
-        there = [key for key in keys if key in self._columns and key not in self._dropped]
+        there = [key for key in keys if key in self._columns and key not in self._incomplete]
         return self[there[0]] if there else None
 
 

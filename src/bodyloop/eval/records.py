@@ -46,7 +46,6 @@ class Digest(Protocol):
 
 
 BLOCK = 1 << 17  # bytes parsed at once: what becomes of them stays in the processor's cache
-MEANING = {"keypoints": "; write x y v for each keypoint", "bbox": "; write x y width height"}
 NEXT_OBJECT = re.compile(rb"\},[ \t\r\n]*\{")
 
 
@@ -182,7 +181,7 @@ def records_of(doc: Record, key: str, origin: str) -> Sequence[Record]:
     """
     found = doc.get(key)
     if not isinstance(found, Sequence) or isinstance(found, str | bytes):
-        raise InputError(f"{origin}: field {key!r} must be a list, got {type(found).__name__}")
+        raise InputError(f"{origin}: field {key!r} must be a list, got {type(found).__name__}; is it COCO?")
     check_objects(found, f"{origin}: {key}")
     return found
 
@@ -194,7 +193,8 @@ def check_objects(found: Sequence[Any], where: str, first: int = 0) -> None:
     for i, r in enumerate(found):
         if not isinstance(r, Mapping):
             raise InputError(
-                f"{where} number {first + i}: expected an object with fields, got {type(r).__name__}"
+                f"{where} number {first + i}: expected an object with fields, got {type(r).__name__}; "
+                "remove it"
             )
 
 
@@ -283,7 +283,7 @@ def truths(records: Sequence[Record], key: str, where: str) -> Bools:
         pass  # a list, an object
     wrong = next(i for i, v in enumerate(values) if not isinstance(v, int | float) or v not in (0, 1))
     raise InputError(
-        f"{where} {name_of(records[wrong], wrong)}: field {key!r} must be 0 or 1, got {short(values[wrong])}"
+        f"{where} {name_of(records[wrong], wrong)}: field {key!r} must be 0 or 1, got {reprlib.repr(values[wrong])}"
     )
 
 
@@ -331,12 +331,9 @@ def refuse_duplicates(ids: Ints, where: str) -> None:
 def name_of(record: Record, number: int) -> str:
     """What a record is called: by its id, else by its number in the file."""
     i = record.get("id")
-    return f"id {short(i)}" if isinstance(i, int | float | str) else f"number {number}"
-
-
-def short(value: object) -> str:
-    """A value in a few letters, however deep or long it is."""
-    return str(value)[:40] if isinstance(value, str) and value.isidentifier() else reprlib.repr(value)
+    if isinstance(i, str):
+        return f"id {reprlib.repr(i)}"
+    return f"id {i}" if isinstance(i, int | float) and abs(i) < 2.0**63 else f"number {number}"
 
 
 def _blame(
@@ -355,32 +352,49 @@ def _blame(
             if default is None:
                 raise InputError(f"{who} is missing; expected {expected}")
             continue
-        fault = _fault(r[key], shape, MEANING.get(key, ""))
+        fault = _fault(r[key], shape, key)
         if fault:
             raise InputError(f"{who} must be {expected}, got {fault}")
     raise InputError(f"{where}s: field {key!r} must be {expected} in every entry")
 
 
-def _fault(value: Any, shape: tuple[int, ...], meaning: str) -> str:
+def _fault(value: Any, shape: tuple[int, ...], key: str) -> str:
     """What is wrong with a value that should be a number or a list of them; "" for nothing."""
     entries: Collection[Any] = (value,)
     if shape:
         if not isinstance(value, Collection) or isinstance(value, str | bytes | Mapping):
-            return f"{short(value)}; write a list"
+            return f"{reprlib.repr(value)}; write a list"
         entries = value
     for e in entries:
         if isinstance(e, str):
-            return f"the text {short(repr(e))}; write numbers without quotes"
+            return f"the text {reprlib.repr(e)}; write numbers without quotes"
         if isinstance(e, bool | np.bool_):
             return f"{e}; write a number"
         if e is None:
             return "None (null); write a number or remove the entry"
         if not isinstance(e, int | float | np.number):
-            return f"a nested or uneven list, {short(value)}" if shape else f"{short(value)}; write a number"
+            return (
+                f"a nested or uneven list, {reprlib.repr(value)}"
+                if shape
+                else f"{reprlib.repr(value)}; write a number"
+            )
     if shape and len(entries) != shape[0]:
-        return f"{len(entries)} numbers{meaning}"
+        return f"{len(entries)} numbers{_wrong_length(key, len(entries))}"
     try:
         finite = all(np.isfinite(float(e)) for e in entries)
     except OverflowError:
         return "a number too large for 64 bits; correct it"
     return "" if finite else "NaN or infinity; remove the entry or correct it"
+
+
+def _wrong_length(key: str, n: int) -> str:
+    """What to do about a list of n numbers that should have another length."""
+    if key == "bbox":
+        return "; write x y width height"
+    if key != "keypoints":
+        return ""
+    return (
+        f", {n // 3} keypoints; is it a file of another skeleton?"
+        if n % 3 == 0
+        else "; write x y v for each keypoint"
+    )
