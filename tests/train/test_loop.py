@@ -18,7 +18,8 @@ from bodyloop.models.registry import list_models
 from bodyloop.train import loop
 from bodyloop.train.config import TrainConfig, config_from, load_config
 from bodyloop.train.loop import Shared, batches, fit, update_average
-from bodyloop.train.release import load_start, release
+from bodyloop.train.release import release
+from bodyloop.train.starts import load_start
 
 
 class Points:
@@ -255,7 +256,6 @@ def test_files_that_are_no_configuration(tmp_path: Path, text: str) -> None:
         load_config(file)
     with pytest.raises(FileError, match=r"none\.yaml"):
         load_config(tmp_path / "none.yaml")
-
 
 
 def test_shipped_recipes_are_valid() -> None:

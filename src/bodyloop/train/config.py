@@ -98,7 +98,7 @@ class PoseConfig(TrainConfig):
 
     Attributes:
         skeleton: name of the keypoints to learn; empty: those of the model's card.
-        validation: COCO-layout file below ``data`` for evaluation.
+        validation: COCO-layout file below ``data`` for evaluation; empty: none.
         loss: "sparsemax" (our own), "oks" (ProbPose), "oks-unit" (PMPose), "mse" (plain heatmaps), "double".
         min_keypoints, min_height: people with less are left out.
         knows_hidden: sources whose labels tell hidden from visible keypoints; empty: all.

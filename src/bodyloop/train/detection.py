@@ -41,7 +41,7 @@ from bodyloop.train.loop import Shared
 from bodyloop.train.mixture import Mixture, parse_sources
 from bodyloop.train.optimiser import freeze
 from bodyloop.train.pose_data import source_file
-from bodyloop.train.release import load_start
+from bodyloop.train.starts import load_start
 
 CANDIDATES = 13  # best IoUs of a person that decide how many cells answer for it
 IOU_WEIGHT = 3.0

@@ -163,7 +163,8 @@ def fit(
             if step % config.evaluate_every == 0 or step == steps:
                 if accelerator.is_main_process:
                     figures = task.evaluate(average)
-                    record.write({"step": step, **figures})
+                    if figures:
+                        record.write({"step": step, **figures})
                     if figures.get("score", -math.inf) > best:
                         best = figures["score"]
                         save(

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from bodyloop.errors import ConfigError
+from bodyloop.errors import ConfigError, FileError
 from bodyloop.models.build import SMALL, build_network, load_network
 from bodyloop.models.cards import Card, Decode
 from bodyloop.models.registry import find_card
@@ -31,7 +31,7 @@ from bodyloop.train.config import PoseConfig
 from bodyloop.train.optimiser import freeze
 from bodyloop.train.pose_data import PoseSamples
 from bodyloop.train.pose_losses import Batch, Distilled, Doubled, Heatmaps, Own, PoseLoss, Published, Shared
-from bodyloop.train.release import load_start
+from bodyloop.train.starts import load_start
 
 RESAMPLES = 50  # of intervals that a curve does not need
 
@@ -42,6 +42,12 @@ class PoseTask:
     def __init__(self, config: PoseConfig) -> None:
         self.config = config
         self.card = card_for(config)
+        root = Path(os.path.expandvars(config.data))
+        self.validation = root / config.validation if config.validation else None
+        if self.validation is not None and not self.validation.is_file():
+            raise FileError(
+                f"{self.validation}: no such file to evaluate on; name one by validation=, or none by validation=''"
+            )
         assert self.card.skeleton is not None  # of every pose card
         p = self.card.preprocess
         self.samples = PoseSamples(config, self.card.skeleton, p)
@@ -76,10 +82,11 @@ class PoseTask:
         from bodyloop.eval.pose import evaluate_pose_model
         from bodyloop.eval.pose_report import PoseSet
 
-        root = Path(os.path.expandvars(self.config.data))
+        if self.validation is None:
+            return {}
         report = evaluate_pose_model(
             self.pose_model(model),
-            root / self.config.validation,
+            self.validation,
             flip=False,
             scoring="presence" if "presence" in self.card.outputs else "keypoints",
             resamples=RESAMPLES,
@@ -145,7 +152,7 @@ def _network(card: Card, config: PoseConfig) -> SmallPose | TopDown:
             raise ConfigError(f"start: imagenet is for {SMALL}; give {card.name} a weight file, or none")
         network.backbone.load_imagenet()
     elif config.start != "none":
-        load_start(network, config.start)
+        load_start(network, config.start, card.skeleton)
     if isinstance(network, SmallPose):
         if config.device == "cpu":
             make_frugal(network, [network.backbone] if config.fixed_norms else [])

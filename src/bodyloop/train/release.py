@@ -1,8 +1,4 @@
-"""From a run to a weight file, and from a weight file to the start of another run.
-
-`release` writes the averaged weights of a run with the model's card inside, ready for `bodyloop export`;
-`load_start` fills a network with any weight file of its own kind.
-"""
+"""From a run to a weight file: the averaged weights with the model's card inside, ready for `bodyloop export`."""
 
 from __future__ import annotations
 
@@ -10,13 +6,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch import nn
 
 from bodyloop.errors import FileError
 from bodyloop.models.cards import Card
-from bodyloop.models.checkpoints import load_into, read_checkpoint, save_safetensors
+from bodyloop.models.checkpoints import save_safetensors
+from bodyloop.train.starts import run_average
 
 
 def release(
@@ -35,30 +29,12 @@ def release(
     Raises:
         FileError: the run has no such checkpoint, or it is none of the training loop.
     """
-    weights, step = _averaged(run / f"{which}.pt")
+    path = run / f"{which}.pt"
+    found = run_average(path)
+    if found is None:
+        raise FileError(f"{path}: not a checkpoint of the training loop")
+    weights, step = found
     target = out or run / "weights.safetensors"
     arrays = {k: (v.astype(np.float16) if half and v.ndim > 1 else v) for k, v in weights.items()}
     save_safetensors(target, arrays, card, {"step": str(step)})
     return target, step
-
-
-def load_start(network: nn.Module, start: str) -> None:
-    """Fill a network with the averaged weights of a run (``last.pt``, ``best.pt``) or with a weight file.
-
-    Raises:
-        FileError: it cannot be read. ModelError: it is of another network; the tensors are named.
-    """
-    path = Path(start)
-    weights = _averaged(path)[0] if path.suffix == ".pt" else read_checkpoint(path).state
-    load_into(network, weights, where=start)
-
-
-def _averaged(path: Path) -> tuple[dict[str, npt.NDArray[np.float32]], int]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        weights, step = state["average"], int(state["step"])
-    except FileNotFoundError as e:
-        raise FileError(f"{path}: no such checkpoint; has the training reached one yet?") from e
-    except (OSError, KeyError, EOFError, RuntimeError) as e:
-        raise FileError(f"{path}: not a checkpoint of the training loop: {e}") from e
-    return {k: v.float().numpy() for k, v in weights.items() if v.dtype.is_floating_point}, step
