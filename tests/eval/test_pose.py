@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bodyloop.errors import FileError, InputError
+from bodyloop.errors import ConfigError, FileError, InputError
 from bodyloop.eval import (
     evaluate_calibration,
     evaluate_extended,
@@ -198,6 +198,13 @@ def test_calibration_of_keypoints_by_name(data: Path) -> None:
     (s,) = evaluate_calibration(model, data / "lsp", resamples=5, crops=False).sets
     assert set(s.each) == {"neck", "right_ankle"} and (s.maps.coverage == 1).all()
     assert s.each["neck"].nll == pytest.approx(-np.log(0.5 + 0.5 / 192), abs=1e-5)
+
+
+def test_an_unknown_protocol_is_refused_at_once(data: Path) -> None:
+    model = Knowing(both(data))
+    with pytest.raises(ConfigError, match="unknown protocol 'mine'"):
+        evaluate_pose_model(model, data / "coco", protocol="mine")
+    assert model.asked == []
 
 
 def test_how_the_model_is_asked(data: Path) -> None:

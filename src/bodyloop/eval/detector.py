@@ -19,6 +19,7 @@ from bodyloop.errors import InputError
 from bodyloop.eval import bootstrap as boot
 from bodyloop.eval.boxes import BoxReport, evaluate_boxes
 from bodyloop.eval.photos import IMAGES_AT_ONCE, PhotoSet, Progress, stem_of, write_json
+from bodyloop.eval.protocols import rules
 from bodyloop.geometry import boxes_to_xywh
 from bodyloop.roles import Detector
 
@@ -95,7 +96,9 @@ def evaluate_detector(
 
     Raises:
         FileError, InputError: files or photos that are missing or malformed.
+        ConfigError: unknown protocol.
     """
+    rules(protocol)  # an unknown one is refused before the model runs
     photos = PhotoSet.open(annotations, images).first(limit)
     person = _person_category(photos)
     records = [i for i in photos.document["images"] if _complete(i)]

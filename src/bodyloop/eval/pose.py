@@ -75,7 +75,9 @@ def evaluate_pose_model(
 
     Raises:
         FileError, InputError: files or photos that are missing or malformed.
+        ConfigError: unknown protocol.
     """
+    rules(protocol)  # an unknown one is refused before the model runs
     done: list[PoseSet] = []
     for path, photos in posed_sets(data, images, split, limit):
         beside = path.with_name("train.json")
