@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from bodyloop.skeletons import COCO as COCO
     from bodyloop.skeletons import COCO_WHOLEBODY_133 as COCO_WHOLEBODY_133
     from bodyloop.skeletons import CROWDPOSE_14 as CROWDPOSE_14
+    from bodyloop.skeletons import HALPE_136 as HALPE_136
     from bodyloop.skeletons import LSP_14 as LSP_14
     from bodyloop.skeletons import MERGED_21 as MERGED_21
     from bodyloop.skeletons import MERGED_23 as MERGED_23
@@ -57,6 +58,7 @@ _HOME = {
     "AIC_14": "skeletons",
     "COCO_WHOLEBODY_133": "skeletons",
     "CROWDPOSE_14": "skeletons",
+    "HALPE_136": "skeletons",
     "LSP_14": "skeletons",
     "MERGED_21": "skeletons",
     "MERGED_23": "skeletons",

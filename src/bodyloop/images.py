@@ -158,7 +158,11 @@ def read(path: str | os.PathLike[str], *, orient: bool = True, id: int | str | N
         FileError: missing, a folder, empty, truncated, not a picture, or too large; it names the file.
     """
     name = os.fspath(path)
-    data = _read_bytes(name)
+    return decode(_read_bytes(name), name, orient=orient, id=id)
+
+
+def decode(data: bytes, name: str, *, orient: bool = True, id: int | str | None = None) -> Image:
+    """The picture in the bytes of a file called ``name``; as `read`."""
     image_format, orientation = _inspect(data, name)
     # OpenCV turns TIFF whether asked or not
     by_opencv = image_format in _BY_OPENCV and not (image_format == "TIFF" and orientation != 1)
@@ -267,6 +271,18 @@ def _readers() -> list[str]:
 
 def _inspect(data: bytes, name: str) -> tuple[str, int]:
     """Format and EXIF orientation from the header alone; refuses what is too large or cut off."""
+    kind, _, orientation = header(data, name)
+    if not _complete(data, kind):
+        raise FileError(f"{name}: the {kind} file is truncated; fetch or export it again")
+    return kind, orientation
+
+
+def header(data: bytes, name: str) -> tuple[str, tuple[int, int], int]:
+    """Format, (width, height) as stored and EXIF orientation (1..8); the file's first bytes are enough.
+
+    Raises:
+        FileError: not a picture, or too large.
+    """
     import io
 
     import PIL.Image
@@ -289,9 +305,7 @@ def _inspect(data: bytes, name: str) -> tuple[str, int]:
         _check_size(w, h, name)
     except InputError as e:
         raise FileError(str(e)) from e
-    if not _complete(data, kind):
-        raise FileError(f"{name}: the {kind} file is truncated; fetch or export it again")
-    return kind, orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+    return kind, (w, h), orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 
 def _complete(data: bytes, kind: str) -> bool:

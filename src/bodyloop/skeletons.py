@@ -378,11 +378,20 @@ COCO_WHOLEBODY_133 = _table(
     _COCO_UPPER,
 )  # fmt: skip
 
+HALPE_136 = _table(
+    "halpe-136",  # its files name nothing; sigmas of the same points elsewhere
+    (*COCO.keypoints, "head_top", "neck", "pelvis", *_sided("big_toe", "small_toe", "heel"),
+     *COCO_WHOLEBODY_133.keypoints[23:]),
+    (*_COCO_LOWER, "pelvis", *_WHOLE_FEET),
+    f"{_TRUNK} neck-head_top *_ankle-*_big_toe *_ankle-*_small_toe *_ankle-*_heel {_FINGER_LINKS}",
+    (*COCO.sigmas, 0.035, 0.079, 0.107, *[0.068] * 2, *[0.066] * 4, *COCO_WHOLEBODY_133.sigmas[23:]),
+)  # fmt: skip
+
 SKELETONS: dict[str, Skeleton] = {
     s.name: s
     for s in (
         COCO, MPII_16, AIC_14, CROWDPOSE_14, LSP_14, OCHUMAN_19, MERGED_21, MERGED_23, MERGED_41,
-        COCO_WHOLEBODY_133, BODY_19,
+        COCO_WHOLEBODY_133, HALPE_136, BODY_19,
     )
 }  # fmt: skip
 
