@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bodyloop.errors import InputError
-from bodyloop.eval.records import (
+from bodyloop.records import (
     Floats,
     Ints,
     Record,
