@@ -17,8 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bodyloop.errors import BodyloopError, FileError, InputError
 from bodyloop import records
+from bodyloop.errors import BodyloopError, FileError, InputError
 from bodyloop.eval import evaluate_boxes, evaluate_keypoints
 from bodyloop.eval import reading as m
 from tests.eval.small import guess, person, truth
