@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from bodyloop.errors import InputError
-from bodyloop.eval import evaluate_masks, instance_masks
+from bodyloop.eval import evaluate_masks, mask_runs
 from bodyloop.masks import Masks
 from tests.eval.stored import check_report, load_json, paths, sets
 
@@ -216,8 +216,8 @@ def test_long_files_are_read_and_compared_in_pieces(monkeypatch: pytest.MonkeyPa
     rng = np.random.default_rng(0)
     files = as_files(rng.random((40, H, W)) < 0.4, rng.random((30, H, W)) < 0.6, 3)
     whole = evaluate_masks(*files)
-    monkeypatch.setattr(instance_masks, "MASKS_AT_ONCE", 7)
-    monkeypatch.setattr(instance_masks, "RUNS_AT_ONCE", 100)
+    monkeypatch.setattr(mask_runs, "MASKS_AT_ONCE", 7)
+    monkeypatch.setattr(mask_runs, "RUNS_AT_ONCE", 100)
     pieces = evaluate_masks(*files)
     assert (pieces.evidence.similarity(1, 1) == whole.evidence.similarity(1, 1)).all()
     assert pieces.numbers == whole.numbers

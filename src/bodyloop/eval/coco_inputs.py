@@ -18,8 +18,9 @@ from bodyloop.eval.boxes import iou_of_pairs
 from bodyloop.eval.crowdpose import FILL
 from bodyloop.eval.documents import Document
 from bodyloop.eval.evidence import Similarity
-from bodyloop.eval.instance_masks import mask_iou_of_pairs, read_masks
+from bodyloop.eval.instance_masks import mask_iou_of_pairs
 from bodyloop.eval.keypoints import plain_oks
+from bodyloop.eval.mask_runs import read_masks
 from bodyloop.eval.protocols import Rules
 from bodyloop.eval.reading import GroundTruth, Predictions, Record, numbers
 from bodyloop.eval.wholebody import FIELDS, SIGMAS, by_part, part_scores
