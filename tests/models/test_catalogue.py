@@ -25,11 +25,12 @@ PUBLISHED = {
     **{f"pmpose-{s}": ("vrg-prague/BBoxMaskPose", f"PMPose/PMPose-{s}-1.0.0.pth") for s in "sblh"},
     **{f"maskpose-{s}": ("vrg-prague/BBoxMaskPose", f"MaskPose/MaskPose-{s}-1.1.0.pth") for s in "sblh"},
 }
-UNPUBLISHED = {"probpose-s-dh", *(f"maskpose-{s}-wb" for s in "sblh")}
+UNPUBLISHED = {"probpose-s-dh", "vitpose-s", *(f"maskpose-{s}-wb" for s in "sblh")}
 # Specification, section 1: keypoints, head, decoder, dimming of the mask.
 TABLE = {
     "probpose-s": (17, "probability", "expected-oks", None),
     "probpose-s-dh": (17, "double", "expected-oks", None),
+    "vitpose-s": (17, "plain", "dark-udp", None),
     "vitpose-b-multi": (21, "plain", "dark-udp", None),
     "maskpose-b-1.0.0": (21, "plain", "dark-udp", 0.20),
     **{f"maskpose-{s}": (23, "plain", "dark-udp", 0.25) for s in "sblh"},
