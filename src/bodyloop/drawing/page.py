@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
+from importlib.metadata import version
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import numpy.typing as npt
 
-from bodyloop import __version__
+
 from bodyloop.drawing.picture import Picture
 from bodyloop.errors import InputError, MissingDependency
 from bodyloop.storage import atomic_write
@@ -111,7 +112,7 @@ class Page:
 
         told = replace(self, title=legible(self.title), subtitle=legible(self.subtitle))
         return _template().render(
-            page=told, unique=unique, version=__version__, light=_variables(1), dark=_variables(2)
+            page=told, unique=unique, version=version("bodyloop"), light=_variables(1), dark=_variables(2)
         )
 
     def write(self, path: str | os.PathLike[str]) -> Path:
