@@ -264,6 +264,7 @@ def test_impossible_arguments(arguments: dict[str, Any], says: str) -> None:
         ({"areaRngLbl": ["all"]}, "a range .* for each of params.areaRngLbl"),
         ({"maxDets": []}, "maxDets must be whole numbers"),
         ({"maxDets": [0, 10]}, "maxDets must be whole numbers"),
+        ({"imgIds": ["1.jpg"]}, "imgIds and params.catIds must be whole numbers"),
     ],
 )
 def test_impossible_parameters(changed: dict[str, Any], says: str) -> None:
@@ -272,6 +273,17 @@ def test_impossible_parameters(changed: dict[str, Any], says: str) -> None:
         setattr(evaluator.params, key, value)
     with pytest.raises(ConfigError, match=says):
         evaluator.evaluate()
+
+
+@pytest.mark.parametrize("categories", [1, 0])
+def test_what_is_malformed_is_named(categories: int) -> None:
+    """Not left out as if it were of another image."""
+    for spoilt, says in (({"image_id": None}, "'image_id'"), ({"category_id": "cat"}, "'category_id'")):
+        for gt, dt in ((person(7, **spoilt), guess(0.9)), (person(7), guess(0.9, **spoilt))):
+            evaluator = COCOeval(truth([gt]), [guess(0.8), dt], "keypoints")
+            evaluator.params.useCats = categories
+            with pytest.raises(InputError, match=f"(annotation id 7|prediction number 1).*{says}"):
+                evaluator.evaluate()
 
 
 def test_levels_have_fixed_parameters() -> None:

@@ -68,12 +68,20 @@ def chosen(
     Images that the ground truth does not know are images without annotations. Without ``by_category`` all
     categories become one, in their order.
     """
-    known, place = {r["id"]: r for r in records(gt, "images")}, {c: i for i, c in enumerate(categories)}
-    wanted = set(images)
+    known = {r.get("id"): r for r in records(gt, "images")}
+    wanted, place = set(images), {c: i for i, c in enumerate(categories)}
+
+    def elsewhere(r: Record) -> bool:
+        """Whether it is of another image or category; what is malformed is not: reading complains of it."""
+        if not isinstance(r, Mapping):
+            return False
+        image, category = r.get("image_id"), r.get("category_id")
+        whole = isinstance(image, int | np.integer) and isinstance(category, int | np.integer)
+        return whole and (image not in wanted or category not in place)
 
     def some(of: Sequence[Record]) -> list[Record]:
-        found = [_plain(r) for r in of if r.get("image_id") in wanted and r.get("category_id") in place]
-        if by_category:
+        found = [_plain(r) for r in of if not elsewhere(r)]
+        if by_category or not all(isinstance(r, Mapping) and r.get("category_id") in place for r in found):
             return found
         found.sort(key=lambda r: place[r["category_id"]])
         return [{**r, "category_id": ANY_CATEGORY} for r in found]
@@ -88,6 +96,8 @@ def chosen(
 
 def _plain(record: Record) -> Record:
     """With lists for arrays: ``loadRes`` gives masks' boxes as such."""
+    if not isinstance(record, Mapping):
+        return record
     arrays = {k: v.tolist() for k in ("bbox", "keypoints") if isinstance(v := record.get(k), np.ndarray)}
     return {**record, **arrays} if arrays else record
 

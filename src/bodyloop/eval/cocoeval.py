@@ -28,6 +28,7 @@ from bodyloop.eval.evidence import Evidence, judge, pair_up, sides
 from bodyloop.eval.extended import CONFIDENCE, Extension, by_levels
 from bodyloop.eval.keypoints import AREAS, LIMIT, as_sigmas, tools_sigmas
 from bodyloop.eval.protocols import EXTENDED, rules
+from bodyloop.eval.reading import integers
 from bodyloop.eval.wholebody import SIGMAS
 from bodyloop.geometry import PADDING
 from bodyloop.skeletons import COCO, CROWDPOSE_14
@@ -85,13 +86,15 @@ class Params:
         usual = Params(self.iouType)
         if not np.array_equal(self.recThrs, usual.recThrs):
             raise ConfigError("params.recThrs cannot be changed: precision is read at 101 points of recall")
-        thresholds = np.asarray(self.iouThrs, np.float64)
-        if thresholds.ndim != 1 or not len(thresholds) or not np.isfinite(thresholds).all():
+        thresholds, ids = np.asarray(self.iouThrs), [*self.imgIds, *self.catIds]
+        if thresholds.ndim != 1 or not len(thresholds) or thresholds.dtype.kind not in "iuf":
             raise ConfigError(f"params.iouThrs must be a list of numbers, got {self.iouThrs!r}")
         if len(self.areaRng) != len(self.areaRngLbl) or any(len(r) != 2 for r in self.areaRng):
             raise ConfigError("params.areaRng must have a range [low, high] for each of params.areaRngLbl")
-        if not self.maxDets or any(int(m) != m or m < 1 for m in self.maxDets):
+        if not len(self.maxDets) or not all(isinstance(m, int | np.integer) and m > 0 for m in self.maxDets):
             raise ConfigError(f"params.maxDets must be whole numbers from 1, got {self.maxDets!r}")
+        if not all(isinstance(i, int | np.integer) for i in ids):
+            raise ConfigError("params.imgIds and params.catIds must be whole numbers")
         if fixed:
             for name in ("iouThrs", "maxDets", "areaRng"):
                 if not np.array_equal(getattr(self, name), getattr(usual, name)):
@@ -149,8 +152,9 @@ class COCOeval:
         if sigmas is not None:
             self.params.kpt_oks_sigmas = as_sigmas(sigmas)
         if cocoGt is not None:
-            self.params.imgIds = sorted(int(r["id"]) for r in records(cocoGt, "images"))
-            self.params.catIds = sorted(int(r["id"]) for r in records(cocoGt, "categories"))
+            for name, key in (("imgIds", "images"), ("catIds", "categories")):
+                ids = integers(records(cocoGt, key), "id", f"cocoGt: {key}")
+                setattr(self.params, name, np.sort(ids).tolist())
         self.eval: dict[str, Any] = {}
         self.stats: npt.NDArray[np.float64] | list[float] = []
         self._run: _Run | None = None
@@ -189,10 +193,10 @@ class COCOeval:
         p, how = self.params, rules(self.protocol)
         if self.cocoGt is None or self.cocoDt is None:
             raise InputError("COCOeval needs cocoGt and cocoDt")
+        p.check(fixed=self.extension is not None)
         p.imgIds = np.unique(np.asarray(p.imgIds, np.int64)).tolist()
         p.catIds = np.unique(np.asarray(p.catIds, np.int64)).tolist() if p.useCats else list(p.catIds)
         p.maxDets = sorted(p.maxDets)
-        p.check(fixed=self.extension is not None)
         if p.iouType.startswith("keypoints_"):
             how = replace(how, count_flags=p.iouType != "keypoints_crowd")
         gt, dt = chosen(self.cocoGt, self.cocoDt, p.imgIds, p.catIds, bool(p.useCats))
@@ -256,10 +260,6 @@ class COCOeval:
         lines = self._extended_lines() if self.extension is not None else self._lines()
         self.stats = np.array([value for _, value in lines])
         sys.stdout.write("".join(f" {text} = {value:0.3f}\n" for text, value in lines))
-
-    def __str__(self) -> str:
-        self.summarize()
-        return ""
 
     def _lines(self) -> list[tuple[str, float]]:
         p, kind = self.params, self.params.iouType

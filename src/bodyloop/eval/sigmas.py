@@ -59,7 +59,7 @@ def _count(ground_truth: Document | GroundTruth) -> int | None:
         return None if ground_truth.keypoints is None else ground_truth.keypoints.shape[1]
     for annotation in ground_truth.records("annotations")[:1]:
         flat = annotation.get("keypoints")
-        if isinstance(flat, Sequence) and len(flat) % 3 == 0:
+        if isinstance(flat, list | tuple) and len(flat) % 3 == 0:
             return len(flat) // 3
     return None
 
@@ -68,7 +68,10 @@ def _names(ground_truth: Document | GroundTruth) -> Sequence[str]:
     """Of the keypoints, as the first category that has some says."""
     if isinstance(ground_truth, GroundTruth):
         return ground_truth.keypoint_names
-    return next((c["keypoints"] for c in ground_truth.records("categories") if c.get("keypoints")), ())
+    found = (c.get("keypoints") for c in ground_truth.records("categories"))
+    return next(
+        ([str(name) for name in names] for names in found if names and isinstance(names, list | tuple)), ()
+    )
 
 
 def _by_name(skeleton: Skeleton, names: Sequence[str]) -> Skeleton | npt.NDArray[np.float64]:
