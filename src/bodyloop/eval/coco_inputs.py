@@ -22,8 +22,9 @@ from bodyloop.eval.instance_masks import mask_iou_of_pairs
 from bodyloop.eval.keypoints import plain_oks
 from bodyloop.eval.mask_runs import read_masks
 from bodyloop.eval.protocols import Rules
-from bodyloop.eval.reading import GroundTruth, Predictions, Record, numbers
+from bodyloop.eval.reading import GroundTruth, Predictions, Record, integers, numbers
 from bodyloop.eval.wholebody import FIELDS, SIGMAS, by_part, part_scores
+from bodyloop.records import check_objects
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -43,21 +44,30 @@ class Inputs:
     kept: Bools | None = None
 
 
-def records(source: Any, key: str) -> Sequence[Record]:
+def records(source: Any, key: str, name: str) -> Sequence[Record]:
     """The ``images``, ``annotations`` or ``categories`` of a COCO object, of its dict, or of a list of results.
 
+    Args:
+        name: of the source, for messages.
+
     Raises:
-        InputError: it has none.
+        InputError: it has none, or they are no objects.
     """
-    if isinstance(source, Sequence) and not isinstance(source, str | bytes):
-        return source
-    data = source if isinstance(source, Mapping) else getattr(source, "dataset", None)
-    if isinstance(data, Mapping) and isinstance(data.get(key), Sequence):
-        return list(data[key])
-    index = getattr(source, {"images": "imgs", "annotations": "anns", "categories": "cats"}[key], None)
-    if isinstance(index, Mapping):
-        return list(index.values())
-    raise InputError(f"expected a COCO object or its dict with {key!r}, got {type(source).__name__}")
+    found = source
+    if not isinstance(source, Sequence) or isinstance(source, str | bytes):
+        data = source if isinstance(source, Mapping) else getattr(source, "dataset", None)
+        found = data.get(key) if isinstance(data, Mapping) else None
+        if found is None:
+            index = getattr(
+                source, {"images": "imgs", "annotations": "anns", "categories": "cats"}[key], None
+            )
+            found = list(index.values()) if isinstance(index, Mapping) else None
+    if not isinstance(found, Sequence) or isinstance(found, str | bytes):
+        raise InputError(
+            f"{name}: expected a COCO object or its dict with {key!r}, got {type(source).__name__}"
+        )
+    check_objects(found, f"{name}: {key}")
+    return found
 
 
 def chosen(
@@ -68,36 +78,29 @@ def chosen(
     Images that the ground truth does not know are images without annotations. Without ``by_category`` all
     categories become one, in their order.
     """
-    known = {r.get("id"): r for r in records(gt, "images")}
-    wanted, place = set(images), {c: i for i, c in enumerate(categories)}
+    images_there = records(gt, "images", "cocoGt")
+    known = dict(zip(integers(images_there, "id", "cocoGt: image").tolist(), images_there, strict=True))
+    place = {c: i for i, c in enumerate(categories)}
 
-    def elsewhere(r: Record) -> bool:
-        """Whether it is of another image or category; what is malformed is not: reading complains of it."""
-        if not isinstance(r, Mapping):
-            return False
-        image, category = r.get("image_id"), r.get("category_id")
-        whole = isinstance(image, int | np.integer) and isinstance(category, int | np.integer)
-        return whole and (image not in wanted or category not in place)
-
-    def some(of: Sequence[Record]) -> list[Record]:
-        found = [_plain(r) for r in of if not elsewhere(r)]
-        if by_category or not all(isinstance(r, Mapping) and r.get("category_id") in place for r in found):
-            return found
-        found.sort(key=lambda r: place[r["category_id"]])
-        return [{**r, "category_id": ANY_CATEGORY} for r in found]
+    def some(source: Any, where: str) -> list[Record]:
+        of = records(source, "annotations", where.split(":")[0])
+        image, category = (integers(of, key, where) for key in ("image_id", "category_id"))
+        rows = np.flatnonzero(np.isin(image, images) & np.isin(category, categories)).tolist()
+        if by_category:
+            return [_plain(of[i]) for i in rows]
+        rows.sort(key=lambda i: place[int(category[i])])
+        return [{**_plain(of[i]), "category_id": ANY_CATEGORY} for i in rows]
 
     content = {
         "images": [known.get(i, {"id": i}) for i in images],
         "categories": [{"id": c} for c in (categories if by_category else [ANY_CATEGORY])],
-        "annotations": some(records(gt, "annotations")),
+        "annotations": some(gt, "cocoGt: annotation"),
     }
-    return Document(content, "cocoGt", None), Document(some(records(dt, "annotations")), "cocoDt", None)
+    return Document(content, "cocoGt", None), Document(some(dt, "cocoDt: prediction"), "cocoDt", None)
 
 
 def _plain(record: Record) -> Record:
     """With lists for arrays: ``loadRes`` gives masks' boxes as such."""
-    if not isinstance(record, Mapping):
-        return record
     arrays = {k: v.tolist() for k in ("bbox", "keypoints") if isinstance(v := record.get(k), np.ndarray)}
     return {**record, **arrays} if arrays else record
 

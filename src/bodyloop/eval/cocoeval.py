@@ -153,7 +153,7 @@ class COCOeval:
             self.params.kpt_oks_sigmas = as_sigmas(sigmas)
         if cocoGt is not None:
             for name, key in (("imgIds", "images"), ("catIds", "categories")):
-                ids = integers(records(cocoGt, key), "id", f"cocoGt: {key}")
+                ids = integers(records(cocoGt, key, "cocoGt"), "id", f"cocoGt: {key}")
                 setattr(self.params, name, np.sort(ids).tolist())
         self.eval: dict[str, Any] = {}
         self.stats: npt.NDArray[np.float64] | list[float] = []
