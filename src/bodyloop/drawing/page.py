@@ -29,7 +29,6 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import numpy.typing as npt
 
-
 from bodyloop.drawing.picture import Picture
 from bodyloop.errors import InputError, MissingDependency
 from bodyloop.storage import atomic_write
