@@ -210,16 +210,16 @@ def random_cut(
 
 def blackout_patches(cropped: CroppedSample, grid: npt.NDArray[np.bool_]) -> CroppedSample:
     """Blacken the cells of ``grid`` (rows, columns) on the crop; keypoints in them count as hidden."""
-    h, w = cropped.image.shape[:2]
+    w, h = cropped.pixels.size
     rows, columns = grid.shape
     tall = np.repeat(np.repeat(grid, h // rows, axis=0), w // columns, axis=1)
-    image = cropped.image.copy()
-    image[: tall.shape[0], : tall.shape[1]][tall] = 0
+    black = np.zeros((h, w), np.bool_) if cropped.pixels.black is None else cropped.pixels.black.copy()
+    black[: tall.shape[0], : tall.shape[1]] |= tall
     x, y = np.floor(cropped.keypoints.T / np.array([[w // columns], [h // rows]])).astype(int)
     inside = (x >= 0) & (x < columns) & (y >= 0) & (y < rows)
     hit = np.zeros(len(inside), np.bool_)
     hit[inside] = grid[y[inside], x[inside]]
-    return replace(cropped, image=image, visible=cropped.visible & ~hit)
+    return replace(cropped, pixels=replace(cropped.pixels, black=black), visible=cropped.visible & ~hit)
 
 
 def random_patches(
@@ -236,15 +236,15 @@ def random_patches(
 
 def photometric(cropped: CroppedSample, rng: Rng, strength: float = 0.3) -> CroppedSample:
     """Gain, offset and gamma, per channel a little apart: one table look-up. Black borders stay black."""
-    import cv2
-
     gain = np.exp(rng.normal(0, strength * 0.6)) * np.exp(rng.normal(0, strength * 0.15, 3))
     gamma = np.exp(rng.normal(0, strength * 0.6))
     offset = rng.normal(0, strength * 40)
     v = np.arange(256, dtype=np.float64)[:, None] / 255
     table = np.clip(v**gamma * gain * 255 + offset, 0, 255).astype(np.uint8)
     table[0] = 0
-    return replace(cropped, image=np.asarray(cv2.LUT(cropped.image, table[None]), np.uint8))
+    before = cropped.pixels.colours
+    colours = table if before is None else np.take_along_axis(table, before.astype(np.intp), axis=0)
+    return replace(cropped, pixels=replace(cropped.pixels, colours=colours))
 
 
 # ---- masks ---------------------------------------------------------------------------------------------------
@@ -298,7 +298,9 @@ def nearest_seed_labels(mask: U8, seeds: npt.NDArray[np.integer]) -> npt.NDArray
     labels = np.zeros(mask.shape, np.int32)
     nearest = np.full(mask.shape, np.iinfo(np.int32).max, np.int32)
     distance = np.empty_like(nearest)
-    for n in np.lexsort((sy, sx)):  # one seed at a time over the whole picture: a sixth of the time of all pairs
+    for n in np.lexsort(
+        (sy, sx)
+    ):  # one seed at a time over the whole picture: a sixth of the time of all pairs
         np.add(down[n][:, None], across[n], out=distance)
         closer = distance < nearest
         np.copyto(nearest, distance, where=closer)

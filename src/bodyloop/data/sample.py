@@ -8,6 +8,7 @@ function from sample and generator to sample (`bodyloop.data.augment`); arrays a
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -79,16 +80,47 @@ class Sample:
 
 
 @dataclass(frozen=True, eq=False)
+class Pixels:
+    """How a crop's picture is made: warp, then colours, then black. Done at the very end, here or on a device.
+
+    Attributes:
+        source: (H, W, 3) uint8 RGB, the photo.
+        matrix: (2, 3) float32, photo px to crop px. size: (w, h) of the crop.
+        colours: (256, 3) uint8, the new value of each old one by channel; None: as they are.
+        black: (h, w) bool, pixels that are black in the end; None: no further ones.
+    """
+
+    source: U8
+    matrix: npt.NDArray[np.float32]
+    size: tuple[int, int]
+    colours: U8 | None = None
+    black: npt.NDArray[np.bool_] | None = None
+
+    def make(self) -> U8:
+        """(h, w, 3) uint8 RGB: bilinear, black outside the photo."""
+        import cv2
+
+        out = np.asarray(
+            cv2.warpAffine(self.source, self.matrix, self.size, flags=cv2.INTER_LINEAR), np.uint8
+        )
+        if self.colours is not None:
+            out = np.asarray(cv2.LUT(out, self.colours[None]), np.uint8)
+        if self.black is not None:
+            out[self.black] = 0
+        return out
+
+
+@dataclass(frozen=True, eq=False)
 class CroppedSample:
     """What the network sees of a sample, and its labels in crop px.
 
     Attributes:
-        image: (h, w, 3) uint8 RGB crop. keypoints: (K, 2) crop px.
+        pixels: of the crop. keypoints: (K, 2) crop px.
         annotated, visible, in_window: (K,) bool; in_window is 0 <= x < w and 0 <= y < h of any keypoint.
         box: (2, 2) two opposite corners of the plain box in crop px. crop: the window (one).
     """
 
-    image: U8
+    pixels: Pixels
     skeleton: Skeleton
     keypoints: F64
     annotated: npt.NDArray[np.bool_]
@@ -98,6 +130,11 @@ class CroppedSample:
     box: F64
     crop: Crop
 
+    @cached_property
+    def image(self) -> U8:
+        """(h, w, 3) uint8 RGB crop."""
+        return self.pixels.make()
+
 
 def cut(
     sample: Sample,
@@ -106,17 +143,14 @@ def cut(
     padding: float = PADDING,
 ) -> CroppedSample:
     """Cut the window of the plain box with the UDP warp (bilinear, black outside)."""
-    import cv2
-
     b = sample.box
     wh = np.maximum(b[2:] - b[:2], 1.0)
     box = np.concatenate([(b[:2] + b[2:] - wh) / 2, (b[:2] + b[2:] + wh) / 2])
     crop = Crop.from_boxes(box[None], size=size, map_size=map_size, padding=padding, rotation=sample.rotation)
-    pixels = np.asarray(cv2.warpAffine(sample.image, crop.matrix[0], size, flags=cv2.INTER_LINEAR), np.uint8)
     points = crop.to_crop(sample.keypoints[None])[0]
     inside = (points >= 0).all(axis=1) & (points[:, 0] < size[0]) & (points[:, 1] < size[1])
     return CroppedSample(
-        image=pixels,
+        pixels=Pixels(sample.image, crop.matrix[0], size),
         skeleton=sample.skeleton,
         keypoints=points,
         annotated=sample.annotated,

@@ -40,7 +40,7 @@ def warp_crops(
     out = np.empty((len(crop), crop.size[1], crop.size[0], 3), np.uint8)
     lut = None if masks is None or alpha is None else dim_lut(alpha)
     present = None if masks is None else masks.present
-    rectangles = _sources(crop, (pixels.shape[1], pixels.shape[0]))
+    rectangles = source_rectangles(crop, (pixels.shape[1], pixels.shape[0]))
     for i, matrix in enumerate(crop.matrix.astype(np.float64)):
         source, at = pixels, (0, 0)
         if lut is not None and masks is not None and present is not None and present[i]:
@@ -70,7 +70,7 @@ def normalise(
     return out
 
 
-def _sources(crop: Crop, size: tuple[int, int]) -> npt.NDArray[np.int64]:
+def source_rectangles(crop: Crop, size: tuple[int, int]) -> npt.NDArray[np.int64]:
     """(N, 4) x1 y1 x2 y2 (half open): the pixels that each window's interpolation touches."""
     w, h = crop.size
     corners = np.array([[0, 0], [w - 1, 0], [0, h - 1], [w - 1, h - 1]], np.float64)

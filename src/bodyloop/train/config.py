@@ -24,7 +24,8 @@ class TrainConfig:
         task: "pose" or "detector".
         model: architecture or card.
         data: folder with the data sets; an environment variable may stand in it.
-        sources: data sets below ``data`` as ``name:share`` (share of each batch).
+        sources: data sets below ``data`` as ``path:share`` (share of each batch): labels in any format that
+            `bodyloop.data.formats` reads, or their folder.
         start: "imagenet", "none", a checkpoint of another run (.pt) or a weight file.
         freeze: parameters that are not trained, by the beginning of their names.
         batch: samples per step, of all processes together. accumulate: parts it is worked in.
@@ -101,7 +102,9 @@ class PoseConfig(TrainConfig):
         validation: COCO-layout file below ``data`` for evaluation; empty: none.
         loss: "sparsemax" (our own), "oks" (ProbPose), "oks-unit" (PMPose), "mse" (plain heatmaps), "double".
         min_keypoints, min_height: people with less are left out.
-        knows_hidden: sources whose labels tell hidden from visible keypoints; empty: all.
+        knows_hidden: sources whose labels tell hidden from visible keypoints; empty: all whose format does.
+        photos, detections: of sources, as ``source=path`` below ``data``: where their photos are (folder or tar), if
+            not beside the labels; boxes of a detector that take the place of the labelled ones.
         mask, mask_alpha, mask_noise: share of people with masks whose surroundings are dimmed, by how much,
             and how often the mask is spoiled.
         flip, half_body, half_body_least: probabilities; least labelled keypoints of half bodies.
@@ -109,6 +112,7 @@ class PoseConfig(TrainConfig):
         edges, cut: probability of a black frame (PMPose) and of cutting people (ours).
         patches, photometric, paste: probability of black patches, strength of colours, probability of others
             pasted before or behind.
+        warp: where crops are made, and coloured, of the photos: "cpu" (by the workers) or "device" (in batch).
         risk, presence, visibility, quality: weights of our own losses' terms; mse: weight of heatmaps'.
         teacher, distill: weight file whose maps are learned from, and the weight of that term.
         fixed_stages, train_depthwise, fixed_norms: what of pmpose-n's backbone stays as ImageNet made it.
@@ -120,6 +124,8 @@ class PoseConfig(TrainConfig):
     min_keypoints: int = 1
     min_height: float = 0.0
     knows_hidden: tuple[str, ...] = ()
+    photos: tuple[str, ...] = ()
+    detections: tuple[str, ...] = ()
     mask: float = 0.0
     mask_alpha: float = 0.25
     mask_noise: float = 1.0
@@ -136,6 +142,7 @@ class PoseConfig(TrainConfig):
     patches: float = 0.0
     photometric: float = 0.0
     paste: float = 0.0
+    warp: str = "cpu"
     risk: float = 0.25
     presence: float = 0.5
     visibility: float = 0.25
@@ -150,6 +157,7 @@ class PoseConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._one_of("loss", "sparsemax", "oks", "oks-unit", "mse", "double")
+        self._one_of("warp", "cpu", "device")
 
 
 @dataclass(frozen=True)

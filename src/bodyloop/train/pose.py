@@ -27,6 +27,7 @@ from bodyloop.nn.topdown import TopDown
 from bodyloop.pose.estimator import PoseModel
 from bodyloop.pose.inference import PoseOptions
 from bodyloop.skeletons import load_skeleton, skeleton_by_name
+from bodyloop.train import device_warp
 from bodyloop.train.config import PoseConfig
 from bodyloop.train.optimiser import freeze
 from bodyloop.train.pose_data import PoseSamples
@@ -70,7 +71,7 @@ class PoseTask:
         return (x.flip(-1) if self.card.preprocess.order == "bgr" else x).permute(0, 3, 1, 2)
 
     def losses(self, model: nn.Module, batch: Batch, shared: Shared) -> dict[str, Tensor]:
-        images = self.normalise(batch["images"])
+        images = self.normalise(batch["images"] if "images" in batch else device_warp.make(batch))
         out: Mapping[str, Tensor] = model(images, self.loss.outputs)
         with torch.autocast(images.device.type, enabled=False):
             return self.loss({k: v.float() for k, v in out.items()}, {**batch, "normalised": images}, shared)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from bodyloop.data.sample import CroppedSample, Sample, cut
 from bodyloop.errors import ConfigError
 from bodyloop.models.cards import Preprocess
 from bodyloop.skeletons import Skeleton
+from bodyloop.train import device_warp
 from bodyloop.train.config import PoseConfig
 from bodyloop.train.mixture import Mixture, parse_sources
 
@@ -46,10 +46,14 @@ class PoseSamples:
         self.preprocess = preprocess
         root = Path(os.path.expandvars(config.data))
         shares = parse_sources(config.sources)
+        photos = _of_sources("photos", config.photos, shares)
+        detections = _of_sources("detections", config.detections, shares)
         self.sets = [
             PersonSet(
                 source_file(root, name),
                 skeleton,
+                photos=root / photos[name] if name in photos else None,
+                detections=root / detections[name] if name in detections else None,
                 min_keypoints=config.min_keypoints,
                 min_height=config.min_height,
             )
@@ -58,13 +62,16 @@ class PoseSamples:
         unsure = set(config.knows_hidden) - set(shares)
         if unsure:
             raise ConfigError(f"knows_hidden names {', '.join(sorted(unsure))}, which are no sources")
-        self.knows_hidden = [not config.knows_hidden or name in config.knows_hidden for name in shares]
+        self.knows_hidden = [
+            s.knows_hidden and (not config.knows_hidden or name in config.knows_hidden)
+            for name, s in zip(shares, self.sets, strict=True)
+        ]
         self.mixture = Mixture([len(s) for s in self.sets], list(shares.values()), config.seed)
         self.donors = Donors(self.sets if config.paste else ())
 
     @property
     def digests(self) -> Mapping[str, str]:
-        return {str(s.path): hashlib.sha256(s.path.read_bytes()).hexdigest() for s in self.sets}
+        return {str(s.path): s.digest for s in self.sets}
 
     def batches_per_epoch(self, size: int) -> int:
         return self.mixture.batches_per_epoch(size)
@@ -80,7 +87,7 @@ class PoseSamples:
             crop = self._cut(persons.sample(index, with_mask=False))
         else:
             crop = self._augmented(persons, index, rng)
-        area = persons.persons[index].area / float(crop.crop.map_cell_area[0])
+        area = float(persons.areas[index] / crop.crop.map_cell_area[0])
         return Labelled(crop, area, self.knows_hidden[source])
 
     def _augmented(self, persons: PersonSet, index: int, rng: Rng) -> CroppedSample:
@@ -113,11 +120,17 @@ class PoseSamples:
         return cut(sample, p.size, p.map_size or (p.size[0] // 4, p.size[1] // 4), p.padding)
 
     def collate(self, samples: Sequence[Labelled]) -> dict[str, Tensor]:
-        """``images`` (B, h, w, 3) uint8, ``points`` (B, K, 2) crop px float64, ``flags`` (B, K) 0, 1, 2 (visible),
-        ``inside``, ``in_image`` (B, K) bool, ``area`` (B,) map px^2, ``knows_hidden`` (B,) bool."""
+        """``images`` (B, h, w, 3) uint8 (or, with ``warp: device``, what `device_warp.make` makes them of), ``points``
+        (B, K, 2) crop px float64, ``flags`` (B, K) 0, 1, 2 (visible), ``inside``, ``in_image`` (B, K) bool,
+        ``area`` (B,) map px^2, ``knows_hidden`` (B,) bool."""
         crops = [s.crop for s in samples]
+        here = self.config.warp == "cpu"
         return {
-            "images": torch.from_numpy(np.stack([c.image for c in crops])),
+            **(
+                {"images": torch.from_numpy(np.stack([c.image for c in crops]))}
+                if here
+                else device_warp.pack(crops)
+            ),
             "points": torch.from_numpy(np.stack([c.keypoints for c in crops])),
             "flags": torch.from_numpy(
                 np.stack([c.annotated * (1 + c.visible) for c in crops]).astype(np.int64)
@@ -130,5 +143,17 @@ class PoseSamples:
 
 
 def source_file(root: Path, name: str) -> Path:
-    """The annotation file of a source: ``name`` itself if it is a json file below ``root``, else its train.json."""
-    return root / name if name.endswith(".json") else root / name / "train.json"
+    """The labels of a source: a file below ``root``, or a folder: its train.json, else what a reader finds in it."""
+    path = root / name
+    usual = path / "train.json"
+    if path.is_dir():
+        return usual if usual.is_file() else path
+    return path if path.suffix else usual
+
+
+def _of_sources(key: str, told: Sequence[str], sources: Mapping[str, float]) -> dict[str, str]:
+    """What ``source=path`` entries say of each source."""
+    out = dict(t.partition("=")[::2] for t in told)
+    if not all(out.values()) or not out.keys() <= sources.keys():
+        raise ConfigError(f"{key}: expected source=path of the sources {', '.join(sources)}, got {', '.join(told)}")
+    return out
