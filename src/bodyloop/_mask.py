@@ -63,7 +63,7 @@ def as_size(size: tuple[int, int]) -> tuple[int, int]:
     try:
         w, h = size
         whole = (int(w), int(h))
-    except (TypeError, ValueError) as e:
+    except (TypeError, ValueError, OverflowError) as e:
         raise InputError(f"size: expected (width, height), got {size!r}") from e
     if whole != (w, h) or min(whole) < 1 or whole[0] * whole[1] > MAX_AREA:
         raise InputError(

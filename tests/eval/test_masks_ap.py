@@ -172,6 +172,7 @@ def test_masks_of_another_picture() -> None:
         ({"size": [H, W], "counts": [1, 2]}, "sum to height"),
         ({"size": [H, W], "counts": "12"}, "sum to height"),
         ({"counts": [48]}, "'size'"),
+        ({"size": [H, float("inf")], "counts": [48]}, "size: expected"),
         ({"size": [H, W]}, "'counts'"),
     ],
 )

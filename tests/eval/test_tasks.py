@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bodyloop.errors import ConfigError, InputError
+from bodyloop.errors import ConfigError, FileError, InputError
 from bodyloop.eval import (
     TASKS,
     evaluate,
@@ -320,6 +320,15 @@ def test_tasks(task: str, name: str, alone: Callable[..., Any]) -> None:
         assert report.numbers == alone(*paths(name), protocol=protocol).numbers
         assert report.task == task and report.protocol == protocol
         assert all(report.to_json()["sha256"].values())  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_is_no_file_of_coco(task: str) -> None:
+    for nothing in (5, [], "no/such/file.json"):
+        with pytest.raises((InputError, FileError), match=r"COCO dictionary|no/such/file.json"):
+            evaluate(task, nothing, [])  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="expected a list of predictions, got int"):
+        evaluate(task, truth([]), 5)  # type: ignore[arg-type]
 
 
 def test_tasks_say_what_they_take() -> None:

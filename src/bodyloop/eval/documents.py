@@ -41,13 +41,19 @@ class Document:
 
     def records(self, key: str) -> Sequence[Record]:
         """The list of objects under a key of a ground truth; an InputError where there is none."""
+        return records_of(self._dictionary, key, self.origin)
+
+    @property
+    def _dictionary(self) -> Record:
         if not isinstance(self.content, Mapping):
             raise InputError(f"{self.origin}: expected a COCO dictionary, got {type(self.content).__name__}")
-        return records_of(self.content, key, self.origin)
+        return self.content
 
     def ground_truth(self, *, keypoints: int | None = None, need_area: bool = True) -> GroundTruth:
         """As `read_ground_truth`."""
-        truth = read_ground_truth(self.content, keypoints=keypoints, need_area=need_area, origin=self.origin)
+        truth = read_ground_truth(
+            self._dictionary, keypoints=keypoints, need_area=need_area, origin=self.origin
+        )
         return replace(truth, digest=self.digest)
 
     def predictions(self, truth: GroundTruth, **how: Any) -> Predictions:

@@ -150,9 +150,9 @@ def read_ground_truth(
         FileError: the file cannot be read.
         InputError: missing or malformed fields; the message names file, annotation and field.
     """
-    if isinstance(source, Mapping):
-        doc, digest = source, None
-    else:
+    doc: object = source
+    digest = None
+    if isinstance(source, str | os.PathLike):
         (doc, digest), origin = load_json(source), os.fspath(source)
     if not isinstance(doc, Mapping):
         raise InputError(
