@@ -126,9 +126,9 @@ def test_what_the_task_refuses(drawn: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda t: t["annotations"][3].update(keypoints=[1, 2]), r"annotations\[3\]"),
-        (lambda t: t["annotations"][2].update(image_id=99), r"annotations\[2\]"),
-        (lambda t: t["annotations"][1].update(bbox="wide"), r"annotations\[1\]"),
+        (lambda t: t["annotations"][3].update(keypoints=[1, 2]), "annotation id 4: field .keypoints"),
+        (lambda t: t["annotations"][2].update(image_id=99), "annotation id 3: field .image_id"),
+        (lambda t: t["annotations"][1].update(bbox="wide"), "annotation id 2: field .bbox"),
         (lambda t: t.pop("categories"), "categories"),
         (lambda t: t["categories"][0].pop("keypoints"), "names"),
     ],

@@ -43,8 +43,9 @@ class Donors:
         self.where = [
             (s, i)
             for s, persons in enumerate(self.sets)
-            for i, p in enumerate(persons.persons)
-            if p.polygons and p.box[3] - p.box[1] >= least_height
+            for i in np.flatnonzero(
+                persons.has_mask & (persons.boxes[:, 3] - persons.boxes[:, 1] >= least_height)
+            ).tolist()
         ]
 
     def __len__(self) -> int:

@@ -155,5 +155,7 @@ def _of_sources(key: str, told: Sequence[str], sources: Mapping[str, float]) -> 
     """What ``source=path`` entries say of each source."""
     out = dict(t.partition("=")[::2] for t in told)
     if not all(out.values()) or not out.keys() <= sources.keys():
-        raise ConfigError(f"{key}: expected source=path of the sources {', '.join(sources)}, got {', '.join(told)}")
+        raise ConfigError(
+            f"{key}: expected source=path of the sources {', '.join(sources)}, got {', '.join(told)}"
+        )
     return out
