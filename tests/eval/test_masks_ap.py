@@ -106,6 +106,11 @@ def test_run_lengths_as_text_by_hand() -> None:
     assert report.evidence.similarity(1, 1).tolist() == [[1.0]]
 
 
+def test_text_of_run_lengths_by_hand() -> None:
+    # 7 4 2 4 2 4 25: three as they are, 4 - 4, 2 - 2, 4 - 4, and 25 - 2 = 23, whose fifth bit would be a sign: "g0"
+    assert rle(1, 1, 4, 5) == {"size": [H, W], "counts": "742000g0"}
+
+
 def test_polygons_are_united() -> None:
     square, beside = [0, 0, 4, 0, 4, 4, 0, 4], [2, 2, 6, 2, 6, 6, 2, 6]  # 16 px each, 4 px shared
     report = evaluate_masks(truth(annotation(1, [square, beside])), [found(0.9, rle(0, 0, 8, 6))])

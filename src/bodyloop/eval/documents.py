@@ -58,6 +58,8 @@ class Document:
 
     def predictions(self, truth: GroundTruth, **how: Any) -> Predictions:
         """As `read_predictions`."""
+        if isinstance(self.content, str):  # which would be taken for a path
+            raise InputError(f"{self.origin}: expected a list of predictions, got a text")
         found = read_predictions(self.content, truth, origin=self.origin, **how)
         return replace(found, digest=self.digest)
 
