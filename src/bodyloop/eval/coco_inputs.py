@@ -105,7 +105,7 @@ def _plain(record: Record) -> Record:
     return {**record, **arrays} if arrays else record
 
 
-def read(gt: Document, dt: Document, kind: str, sigmas: npt.ArrayLike, how: Rules, use_area: bool) -> Inputs:
+def read(gt: Document, dt: Document, kind: str, sigmas: Floats, how: Rules, use_area: bool) -> Inputs:
     """What the evaluation of a kind (``iouType``) needs.
 
     Args:
@@ -121,7 +121,7 @@ def read(gt: Document, dt: Document, kind: str, sigmas: npt.ArrayLike, how: Rule
         truth = gt.ground_truth()
         found = dt.predictions(truth, need_boxes=kind == "bbox", mixed_boxes=mixed)
     else:
-        k = FIELDS["body"][1] if kind in PARTS else np.size(sigmas)
+        k = FIELDS["body"][1] if kind in PARTS else len(sigmas)
         truth = gt.ground_truth(keypoints=k, need_area=use_area)
         found = dt.predictions(truth, keypoints=k, mixed_boxes=mixed)
     if given:
@@ -132,7 +132,7 @@ def read(gt: Document, dt: Document, kind: str, sigmas: npt.ArrayLike, how: Rule
         return _masks(gt, dt, truth, found, how, given is not None)
     if not use_area:
         truth = replace(truth, area=truth.boxes[:, 2] * truth.boxes[:, 3] * FILL)
-    return _keypoints(gt, dt, kind, truth, found, np.asarray(sigmas, np.float64), how)
+    return _keypoints(gt, dt, kind, truth, found, sigmas, how)
 
 
 def _masks(

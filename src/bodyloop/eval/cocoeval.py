@@ -21,13 +21,13 @@ from bodyloop.errors import ConfigError, InputError
 from bodyloop.eval.accumulate import AREA_RANGES, RECALL_POINTS, THRESHOLDS
 from bodyloop.eval.boxes import AREAS as BOX_AREAS
 from bodyloop.eval.boxes import LIMITS
-from bodyloop.eval.coco_inputs import PARTS, chosen, read, records
+from bodyloop.eval.coco_inputs import PARTS, Inputs, chosen, read, records
 from bodyloop.eval.crowdpose import ROUNDED, class_ap, crowd_classes
 from bodyloop.eval.documents import Document
 from bodyloop.eval.evidence import Evidence, judge, pair_up, sides
 from bodyloop.eval.extended import CONFIDENCE, Extension, by_levels
 from bodyloop.eval.keypoints import AREAS, LIMIT, as_sigmas, tools_sigmas
-from bodyloop.eval.protocols import EXTENDED, rules
+from bodyloop.eval.protocols import EXTENDED, Rules, rules
 from bodyloop.eval.reading import integers
 from bodyloop.eval.wholebody import SIGMAS
 from bodyloop.geometry import PADDING
@@ -200,34 +200,34 @@ class COCOeval:
         if p.iouType.startswith("keypoints_"):
             how = replace(how, count_flags=p.iouType != "keypoints_crowd")
         gt, dt = chosen(self.cocoGt, self.cocoDt, p.imgIds, p.catIds, bool(p.useCats))
-        inputs = read(gt, dt, p.iouType, p.kpt_oks_sigmas, how, self.use_area)
-        truth, found = inputs.truth, inputs.found
+        boxes = p.iouType in ("bbox", "segm")
+        sigmas = np.zeros(0) if boxes else as_sigmas(p.kpt_oks_sigmas)
+        inputs = read(gt, dt, p.iouType, sigmas, how, self.use_area)
+        numbers: Mapping[str, float | None] = {}
         if self.extension is not None:
-            report = by_levels(truth, found, as_sigmas(p.kpt_oks_sigmas), how, self.extension)
-            self._run = self._found(gt, dt, report.evidence, report.numbers)
-            return
-        pairing = pair_up(truth, found, p.maxDets[-1], inputs.kept)
-        evidence = judge(
+            report = by_levels(inputs.truth, inputs.found, sigmas, how, self.extension)
+            evidence, numbers = report.evidence, report.numbers
+        else:
+            evidence = self._judge(inputs, how, how.alarms_everywhere or boxes)
+        none = -1 if self.protocol in ("xtcocotools", "exococotools") else 0
+        self._run = _Run(gt, dt, evidence, tuple(list(r) for r in p.areaRng), p.maxDets[-1], none, numbers)
+
+    def _judge(self, inputs: Inputs, how: Rules, alarms_everywhere: bool) -> Evidence:
+        p, truth = self.params, inputs.truth
+        pairing = pair_up(truth, inputs.found, p.maxDets[-1], inputs.kept)
+        return judge(
             truth,
-            found,
+            inputs.found,
             pairing,
             {"all": (inputs.similarity(*sides(pairing)), inputs.hidden)},
             area=truth.area,
             areas=p.areaRngLbl,
             limits=p.maxDets,
             rules=how,
-            alarms_everywhere=how.alarms_everywhere or p.iouType in ("bbox", "segm"),
+            alarms_everywhere=alarms_everywhere,
             thresholds=np.asarray(p.iouThrs, np.float64),
             ranges=[(low, high) for low, high in p.areaRng],
         )
-        self._run = self._found(gt, dt, evidence, {})
-
-    def _found(
-        self, gt: Document, dt: Document, evidence: Evidence, numbers: Mapping[str, float | None]
-    ) -> _Run:
-        p = self.params
-        none = -1 if self.protocol in ("xtcocotools", "exococotools") else 0
-        return _Run(gt, dt, evidence, tuple(list(r) for r in p.areaRng), p.maxDets[-1], none, numbers)
 
     def accumulate(self, p: Params | None = None) -> None:
         """Fill ``eval``; the curves are there since `evaluate`.
