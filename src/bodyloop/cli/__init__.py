@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from bodyloop.cli import convert, cropcoco, demo, doctor, evaluate, export, models, predict, train
+from bodyloop.cli import calibrate, convert, cropcoco, demo, doctor, evaluate, export, models, predict, train
 from bodyloop.cli._common import Commands, example, folded, listen
 
 ABOUT = """A photo goes in, people with honest poses come out.
@@ -39,6 +39,7 @@ for _name, _command, _example in (
     (convert.NAME, convert.command, convert.EXAMPLE),
     (export.NAME, export.command, export.EXAMPLE),
     (train.NAME, train.command, train.EXAMPLE),
+    (calibrate.NAME, calibrate.command, calibrate.EXAMPLE),
     (doctor.NAME, doctor.command, doctor.EXAMPLE),
 ):
     app.command(_name, help=folded(_command.__doc__), epilog=_example)(_command)

@@ -124,6 +124,23 @@ def _tensor(data: mmap.mmap, start: int, entry: object) -> tuple[Array, tuple[in
     return array, (a, b)
 
 
+def replace_metadata(source: Path, metadata: Mapping[str, str]) -> bytes:
+    """The bytes of the file with other metadata; the tensors stay as they are, in whatever type.
+
+    Raises:
+        FileError, ModelError: as `read_safetensors`.
+    """
+    data, header = _header(source)
+    start = 8 + struct.unpack_from("<Q", data)[0]
+    return _head({**header, "__metadata__": dict(metadata)}) + data[start:]
+
+
+def _head(header: Mapping[str, Any]) -> bytes:
+    text = json.dumps(header, ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
 def write_safetensors(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
     """Write atomically.
 
@@ -142,14 +159,12 @@ def write_safetensors(path: Path, tensors: Mapping[str, Array], metadata: Mappin
             raise ModelError(f"tensor {name!r}: type {t.dtype} cannot be written")
         header[name] = {"dtype": kind, "shape": list(t.shape), "data_offsets": [at, at + t.nbytes]}
         at += t.nbytes
-    text = json.dumps(header, ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
     temporary: Path | None = None
     try:
         handle, created = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         temporary = Path(created)
         with os.fdopen(handle, "wb") as f:
-            f.write(struct.pack("<Q", len(text)) + text)
+            f.write(_head(header))
             for name in names:
                 t = tensors[name]
                 f.write(np.ascontiguousarray(t, t.dtype.newbyteorder("<")).data)

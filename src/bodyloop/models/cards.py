@@ -21,8 +21,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from bodyloop import skeletons
 from bodyloop.errors import ConfigError, FileError
+from bodyloop.models._skeleton_table import read_skeleton, write_skeleton
 from bodyloop.models._tables import read_table, to_table, write_toml
 from bodyloop.skeletons import Skeleton
 
@@ -117,6 +117,73 @@ class Decode:
             _require(0 < value <= 1000, f"{name} must lie in (0, 1000], got {value}")
         if self.presence_threshold is not None:
             _check_share("presence_threshold", self.presence_threshold)
+
+
+@dataclass(frozen=True)
+class PresenceRisk:
+    """What was shown of ``decode.presence_threshold``.
+
+    Attributes:
+        false_positive_rate: of the keypoints outside the window, averaged over photographs, at most this share is
+            called present, with probability ``confidence`` over the choice of the photographs it was shown on.
+        photographs, keypoints: those photographs, and their keypoints outside the window.
+        observed: the rate on them.
+    """
+
+    false_positive_rate: float
+    confidence: float
+    photographs: int
+    keypoints: int
+    observed: float
+
+    def __post_init__(self) -> None:
+        for name in ("false_positive_rate", "confidence", "observed"):
+            _check_share(name, getattr(self, name))
+
+
+@dataclass(frozen=True)
+class RegionLevel:
+    """Thresholds (K,) of conformal regions that miss the keypoint with probability at most ``alpha``; 1 is the
+    whole window."""
+
+    alpha: float
+    thresholds: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        _require(0 < self.alpha < 1, f"alpha must lie between 0 and 1, got {self.alpha}")
+        for value in self.thresholds:
+            _check_share("thresholds", value)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What `bodyloop calibrate` found for a pose model, and on what.
+
+    Attributes:
+        data: the photographs, in words.
+        method: how temperatures and thresholds were fitted, in words.
+        family: the nested regions that the thresholds are for (`bodyloop.maps.conformal.FAMILY`).
+        flip, masks: how the model was run; thresholds hold for predictions made in that way.
+        before: decoding of the same weights as they came, temperatures and presence threshold.
+        photographs: (K,) photographs that each keypoint's thresholds come from; where they are too few, the
+            thresholds are those of all keypoints together.
+        regions: one entry a level.
+        presence: None where no threshold could be shown to keep the wanted rate.
+    """
+
+    data: str
+    method: str
+    family: Literal["smoothed-map-1"]
+    flip: bool
+    masks: bool
+    before: Decode
+    photographs: tuple[int, ...] = ()
+    regions: tuple[RegionLevel, ...] = ()
+    presence: PresenceRisk | None = None
+
+    def __post_init__(self) -> None:
+        alphas = [level.alpha for level in self.regions]
+        _require(len(set(alphas)) == len(alphas), f"regions: a level occurs twice among {alphas}")
 
 
 @dataclass(frozen=True)
@@ -248,6 +315,7 @@ class Card:
             "double" (two probability maps and side branches), "simple" (heat maps without deconvolutions).
         skeleton, decode: of pose models, required there.
         detection: of detectors, required there.
+        calibration: of a file made by `bodyloop calibrate`.
         weights: None for a configuration without published weights.
         outputs: the trained outputs among maps, presence, visibility, quality, boxes, scores, masks.
         parameters: number of parameters, without counters.
@@ -274,6 +342,7 @@ class Card:
     skeleton: Skeleton | None = None
     decode: Decode | None = None
     detection: Detection | None = None
+    calibration: Calibration | None = None
     weights: WeightsFile | None = None
     accuracy: tuple[Accuracy, ...] = field(default=())
 
@@ -294,6 +363,12 @@ class Card:
             _require(
                 (self.head == "double") == (self.decode is not None and self.decode.double is not None),
                 "head 'double' and the table decode.double belong together",
+            )
+        for level in () if self.calibration is None else self.calibration.regions:
+            k = self.num_keypoints
+            _require(
+                len(level.thresholds) == k,
+                f"calibration: {len(level.thresholds)} thresholds at alpha {level.alpha:g} for {k} keypoints",
             )
         if self.kind == "detector":
             _require(self.detection is not None, "a detector needs the table 'detection'")
@@ -316,7 +391,7 @@ class Card:
             table = tomllib.loads(text)
         except (ValueError, RecursionError) as e:  # TOMLDecodeError, too many digits, too deep
             raise ConfigError(f"{where}: not readable as TOML: {e}") from None
-        return read_table(cls, table, where, {Skeleton: _read_skeleton})
+        return read_table(cls, table, where, {Skeleton: read_skeleton})
 
     def to_toml(self, *, self_contained: bool = False) -> str:
         """TOML text that reads back to an equal card.
@@ -326,7 +401,7 @@ class Card:
         """
 
         def skeleton(s: Skeleton) -> object:
-            return _write_skeleton(s, by_name=not self_contained)
+            return write_skeleton(s, by_name=not self_contained)
 
         return write_toml(to_table(self, {Skeleton: skeleton}))
 
@@ -343,6 +418,12 @@ class Card:
         """
         text = metadata.get(METADATA_KEY)
         return None if text is None else cls.from_toml(text, f"{where}: {METADATA_KEY}")
+
+    def uncalibrated(self) -> Card:
+        """The card of the same model as it was before `bodyloop calibrate`, for other weights of its kind."""
+        if self.calibration is None:
+            return self
+        return replace(self, decode=self.calibration.before, calibration=None)
 
     def with_weights(self, weights: WeightsFile | None) -> Card:
         """The same card for another file."""
@@ -370,54 +451,6 @@ def load_card(path: str | Path) -> Card:
     except UnicodeDecodeError as e:
         raise ConfigError(f"{p}: a card is UTF-8 text, and this is not: {e}") from None
     return Card.from_toml(text, str(p))
-
-
-def known_skeletons() -> dict[str, Skeleton]:
-    """The package's skeletons by name."""
-    return {s.name: s for s in vars(skeletons).values() if isinstance(s, Skeleton)}
-
-
-@dataclass(frozen=True)
-class _SkeletonTable:
-    name: str
-    keypoints: tuple[str, ...]
-    links: tuple[tuple[str, str], ...] = ()
-    sigmas: tuple[float, ...] | None = None
-    upper: tuple[str, ...] = ()
-    lower: tuple[str, ...] = ()
-
-
-def _read_skeleton(value: object, where: str) -> Skeleton:
-    if isinstance(value, str):
-        known = known_skeletons()
-        if value not in known:
-            near = difflib.get_close_matches(value, list(known), n=1, cutoff=0.0)[0]
-            raise ConfigError(
-                f"{where}: unknown skeleton {value[:60]!r}; did you mean {near!r}? "
-                f"(known: {', '.join(sorted(known))}; a table with name, keypoints and links defines one)"
-            )
-        return known[value]
-    t = read_table(_SkeletonTable, value, where)
-    try:
-        plain = Skeleton.define(t.name, t.keypoints, sigmas=t.sigmas, upper=t.upper, lower=t.lower)
-        return replace(plain, links=tuple((plain.index(a), plain.index(b)) for a, b in t.links))
-    except ConfigError as e:
-        raise ConfigError(f"{where}: {e}") from None
-
-
-def _write_skeleton(s: Skeleton, by_name: bool) -> object:
-    if by_name and known_skeletons().get(s.name) == s:
-        return s.name
-    k = s.keypoints
-    table = _SkeletonTable(
-        s.name,
-        k,
-        tuple((k[a], k[b]) for a, b in s.links),
-        s.sigmas,
-        tuple(k[i] for i in s.upper),
-        tuple(k[i] for i in s.lower),
-    )
-    return to_table(table)
 
 
 def _require(holds: bool, message: str) -> None:

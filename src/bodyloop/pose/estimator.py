@@ -20,7 +20,7 @@ from bodyloop.engines import Engine
 from bodyloop.errors import InputError
 from bodyloop.geometry import Crop, as_boxes
 from bodyloop.images import Image, Order, as_image
-from bodyloop.maps import MapLayer, ProbabilityMaps, in_box, merge_points
+from bodyloop.maps import MapLayer, ProbabilityMaps, Thresholds, in_box, merge_points
 from bodyloop.masks import Masks
 from bodyloop.models.cards import Card
 from bodyloop.people import People
@@ -237,7 +237,7 @@ class PoseModel:
         points, scores = self._points(people, crop, rows)
         changed: dict[str, Any] = {n: rows[n] for n in SIDES if n in rows}
         if options.maps and len(crop):
-            changed["maps"] = self._maps(crop, rows)
+            changed["maps"] = self._maps(crop, rows, self._runner.thresholds(options, people.masks))
         if options.features and "features" in rows:
             changed["features"] = rows["features"]
         extra = {n: rows[n] for n in options.extra if n in rows}
@@ -263,15 +263,15 @@ class PoseModel:
             inner.from_map(rows["keypoints"]), rows["map_scores"], far, rows["map_scores_outer"], near
         )
 
-    def _maps(self, crop: Crop, rows: dict[str, Array]) -> ProbabilityMaps:
+    def _maps(self, crop: Crop, rows: dict[str, Array], thresholds: Thresholds | None) -> ProbabilityMaps:
         double = self._runner.double
         if double is None:
-            return ProbabilityMaps.single(rows["maps"], crop, self._runner.variances)
+            return ProbabilityMaps.single(rows["maps"], crop, self._runner.variances, thresholds)
         layers = (
             MapLayer(rows["maps"], crop.enlarged(double.inner), "inner"),
             MapLayer(rows["maps_outer"], crop.enlarged(double.outer), "outer"),
         )
-        return ProbabilityMaps(layers, self._runner.variances)
+        return ProbabilityMaps(layers, self._runner.variances, thresholds)
 
 
 def _one_each(given: Any, n: int, what: str) -> list[Any]:

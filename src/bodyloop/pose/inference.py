@@ -17,7 +17,7 @@ import numpy.typing as npt
 from bodyloop.engines import Engine
 from bodyloop.errors import InputError, ModelError
 from bodyloop.geometry import Crop
-from bodyloop.maps import Decoder, decode, flip_average, flip_average_scores, oks_variances
+from bodyloop.maps import Decoder, Thresholds, decode, flip_average, flip_average_scores, oks_variances
 from bodyloop.masks import Masks
 from bodyloop.models.cards import Card
 from bodyloop.pose.crops import normalise, warp_crops
@@ -95,6 +95,7 @@ class Runner:
         self.map_size = card.preprocess.map_size or (48, 64)
         self.variances = oks_variances(self.skeleton.sigma_array, self.map_size)
         self.double = card.decode.double
+        self._thresholds = _thresholds(card)
         self._map_names = _map_names(engine, card)
         self.side_names = tuple(n for n in SIDES if n in card.outputs and n in engine.outputs)
         inputs: tuple[str, ...] = getattr(engine, "inputs", ())
@@ -115,6 +116,12 @@ class Runner:
             for k, v in self._batch(crops, plan, options).items():
                 parts.setdefault(k, []).append(v)
         return {k: v[0] if len(v) == 1 else np.concatenate(v) for k, v in parts.items()}
+
+    def thresholds(self, options: PoseOptions, masks: Masks | None) -> Thresholds | None:
+        """Those of the card's conformal regions, None where it has none or is not run as it was calibrated."""
+        known = self.card.calibration
+        masked = masks is not None and self.card.preprocess.mask_alpha is not None
+        return self._thresholds if known and (known.flip, known.masks) == (options.flip, masked) else None
 
     def warm_up(self, options: PoseOptions) -> None:
         """Do what the first call would spend time on."""
@@ -228,6 +235,14 @@ def decoder_named(name: str) -> Decoder:
         case "dark_udp":
             return "dark_udp"
     raise InputError(f"decode must be 'expected-oks' or 'dark-udp', got {name!r}")
+
+
+def _thresholds(card: Card) -> Thresholds | None:
+    known = card.calibration
+    if known is None or not known.regions:
+        return None
+    levels = sorted(known.regions, key=lambda level: -level.alpha)
+    return Thresholds(np.array([1 - v.alpha for v in levels]), np.array([v.thresholds for v in levels]))
 
 
 def _map_names(engine: Engine, card: Card) -> tuple[str, ...]:
