@@ -155,7 +155,7 @@ def split(evidence: Evidence, what: str, names: Sequence[str], part: Ints, level
     kept = np.flatnonzero(people)
     shown = tuple(names[int(b)] for b in kept)
     who, much = most_similar(evidence, level)
-    home = np.where(much >= LENIENT, part[who], -1)[pairing.predictions]
+    home = np.where(much >= LENIENT, np.append(part, -1)[who], -1)[pairing.predictions]
     others = mine[None] != kept[:, None]
     outside = ((home >= 0) & (home != kept[:, None])) | _unheard(evidence, level)
     crowd = evidence.truth.crowd[pairing.annotations]

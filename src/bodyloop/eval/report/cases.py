@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bodyloop.data.cropcoco_folder import read_labelled
+from bodyloop.data.cropcoco_folder import inner_path, read_labelled
 from bodyloop.drawing import Picture, Style, draw
 from bodyloop.errors import BodyloopError, FileError
 from bodyloop.eval.analysis import find, most_similar
@@ -216,9 +216,9 @@ def picture(case: Case, evidence: Sequence[Evidence], skeleton: Skeleton | None,
 
 
 def _photo(truth: GroundTruth, image: int, folder: Path) -> Image:
-    name = truth.file_names[image]
-    if not name:
-        raise FileError(f"{truth.origin}: image {truth.image_ids[image]} has no file_name")
+    name = inner_path(truth.file_names[image])
+    if name is None:
+        raise FileError(f"{truth.origin}: image {truth.image_ids[image]} names no file below {folder}")
     size = truth.image_sizes[image]
     if np.isnan(size).any():
         return read(folder / name)
