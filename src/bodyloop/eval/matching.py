@@ -89,13 +89,13 @@ def pair(
     order = np.argsort(-scores, kind="stable")  # of equals the first in the file first
     order = order[prediction_category[order] >= 0]
     p_key = (prediction_category * images + prediction_image)[order]
-    by_group = _order(p_key)
+    by_group = stable_order(p_key)
     order, p_key = order[by_group], p_key[by_group]
     rank = _place(p_key)
     kept = rank < limit
     order, p_key, rank = order[kept], p_key[kept], rank[kept]
     a_key = annotation_category * images + annotation_image
-    a_order = _order(a_key)
+    a_order = stable_order(a_key)
     a_key = a_key[a_order]
     keys = _distinct(np.sort(np.concatenate([p_key, a_key]), kind="stable"))
     p_group, a_group = np.searchsorted(keys, p_key), np.searchsorted(keys, a_key)
@@ -124,7 +124,7 @@ def _distinct(ascending: Ints) -> Ints:
     return ascending[np.append(True, ascending[1:] != ascending[:-1])] if len(ascending) else ascending
 
 
-def _order(keys: Ints) -> Ints:
+def stable_order(keys: Ints) -> Ints:
     """Stable ascending order of whole numbers from 0 (numpy sorts small integers ten times as fast)."""
     return np.argsort(keys.astype(np.min_scalar_type(keys.max(initial=0))), kind="stable")
 
@@ -216,7 +216,7 @@ def _candidates(pairing: Pairing, similarity: Floats, least: float) -> _Candidat
     place[several] = _place(row[several])
     width = int(place.max(initial=0)) + 1
     step = turn * width + place
-    order = _order(step)
+    order = stable_order(step)
     ends = np.cumsum(np.bincount(step, minlength=(int(turn.max(initial=-1)) + 1) * width)).tolist()
     slices = [slice(low, high) for low, high in zip([0, *ends], ends, strict=False)]
     return _Candidates(

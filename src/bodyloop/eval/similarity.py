@@ -8,21 +8,24 @@ wrongly pays for the distance between point and window.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from bodyloop.eval.evidence import Similarity
+from bodyloop.eval.matching import stable_order
 from bodyloop.eval.protocols import Distance
-from bodyloop.oks import kernel, variances
+from bodyloop.oks import EPS, kernel, variances
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-CELLS_AT_ONCE = 1_000_000  # keypoints of pairs: bounds the memory to some 8 MB an array
+CELLS_AT_ONCE = 100_000  # keypoints of pairs: arrays that stay in the processor's cache
+ROWS_AT_ONCE = 600  # people, likewise
+FAR = 40.0  # a keypoint whose exponent is beyond scores less than 1e-17: nothing, even in the mean of one
 OUT = 3  # the flag of a labelled keypoint out of its window
 
 
@@ -56,6 +59,7 @@ class LevelOks:
 
     At each level: the mean of exp(-d^2 / (2 (2 sigma)^2 area)) over the annotation's keypoints of that level; for
     an annotation without any (a crowd, unlabelled), d is the distance to its region and the mean runs over all K.
+    Pairs so far apart that no keypoint can score 1e-17 (half of all, without windows) are 0 without being measured.
 
     Args:
         predicted: (P, K, 3+) x y; truth: (G, K, 3+) x y; flags: (G, K), > 0 for labelled.
@@ -76,82 +80,119 @@ class LevelOks:
         levels: Sequence[int] = (0,),
         windows: Windows | None = None,
     ) -> None:
-        self.x, self.y = (np.ascontiguousarray(predicted[..., i]) for i in (0, 1))
-        self.regions, self.area, self.windows = regions, area, windows
+        self.predicted, self.truth, self.flags = np.ascontiguousarray(predicted), truth, flags
+        self.area, self.levels, self.windows = area, levels, windows
         self.variance = variances(sigmas)
-        self.count, self.columns = _places(flags > 0)
-        self.truth_x, self.truth_y = (self._labelled_first(truth[..., i]) for i in (0, 1))
-        self.spread = self._labelled_first(np.broadcast_to(self.variance, flags.shape))
-        flags = self._labelled_first(flags)
-        # per level of its own: how many keypoints an annotation has there, and their places among the labelled
-        self.members: list[tuple[Ints, Ints] | None] = [
-            None if v == 0 else _places(flags == v) for v in levels
-        ]
-        self.bare = np.any([(m[0] if m else self.count) == 0 for m in self.members], axis=0)
-        if windows is not None:
-            everyone = np.arange(len(flags))
-            self.out = flags == OUT
-            missed = windows.squared(self.truth_x, self.truth_y, everyone)
-            self.said_out = np.where(self.out, 0, missed)  # squared distances where the prediction says "out"
+        labelled = flags > 0
+        self.count, self.columns = _places(labelled)
+        self.bare = np.stack([(labelled if v == 0 else flags == v).sum(axis=1) == 0 for v in levels])
+        self.regions = np.ascontiguousarray(regions.T)
+        self.extents, self.labelled_extents = _extents(self.predicted), _extents(truth, labelled)
 
-    def _labelled_first(self, values: Floats) -> Floats:
-        return np.take_along_axis(values, self.columns, axis=1)
-
+    @np.errstate(over="ignore")  # whoever is infinitely far is not similar
     def __call__(self, p: Ints, g: Ints) -> Floats:
-        out = np.empty((len(self.members), len(p)))
-        k = max(self.x.shape[1], 1)
-        for start in range(0, len(p), max(1, CELLS_AT_ONCE // k)):
-            at = slice(start, start + max(1, CELLS_AT_ONCE // k))
-            self._measure(p[at], g[at], out[:, at])
+        out = np.zeros((len(self.levels), len(p)))
+        for q in _pieces(np.flatnonzero(self.bare[:, g].any(axis=0)), self.predicted.shape[1]):
+            out[:, q] = np.where(self.bare[:, g[q]], self._to_region(p[q], g[q]), 0)
+        measured = np.flatnonzero(self._near(p, g, self.labelled_extents)) if self.windows is None else None
+        for n, q in _by_count(self.count[g] if measured is None else self.count[g[measured]]):
+            if n:
+                self._measure_alike(n, p, g, q if measured is None else measured[q], out)
         return out
 
-    def _measure(self, p: Ints, g: Ints, out: Floats) -> None:
-        """One count of keypoints at a time: no work on unlabelled ones, and numpy then adds exactly the numbers
-        that pycocotools adds, in its order, so that the last bit is the same."""
-        q = np.flatnonzero(self.bare[g])
-        region = np.zeros(len(p))
-        region[q] = self._to_region(p[q], g[q])
-        whole, terms, first = region.copy(), [np.zeros(0)], np.zeros(len(p), np.int64)
-        done = 0
-        for n, q in _by_count(self.count[g]):
-            if n:
-                block = self._block(p[q], g[q], n)
-                whole[q] = block.sum(axis=1) / n
-                first[q] = np.arange(done, done + block.size, n)
-                done += block.size
-                terms.append(block.ravel())
-        term = np.concatenate(terms) if any(self.members) else terms[0]  # level 0 alone needs the means only
-        for row, member in zip(out, self.members, strict=True):
-            if member is None:
-                row[:] = whole
-                continue
-            counts, places = member
-            row[:] = region
-            for n, q in _by_count(counts[g]):
-                if n:
-                    row[q] = term[first[q, None] + places[g[q], :n]].sum(axis=1) / n
-
-    def _block(self, p: Ints, g: Ints, n: int) -> Floats:
-        """(m, n) similarities of the n labelled keypoints of m pairs."""
-        k = self.x.shape[1]
-        cell = (p * k)[:, None] + self.columns[:, :n].take(g, axis=0)
-        x, y = self.x.ravel().take(cell), self.y.ravel().take(cell)
-        squared = (x - self.truth_x[:, :n].take(g, axis=0)) ** 2
-        squared += (y - self.truth_y[:, :n].take(g, axis=0)) ** 2
-        if self.windows is not None:
-            said_in = self.windows.said_in.ravel().take(cell)
-            squared = np.where(said_in, squared, self.said_out[:, :n].take(g, axis=0))
-            i, j = np.nonzero(said_in & self.out[:, :n].take(g, axis=0))
-            squared[i, j] = self.windows.squared(x[i, j], y[i, j], g[i])
-        return kernel(squared, self.spread[:, :n].take(g, axis=0), self.area[g, None])
+    def _near(self, p: Ints, g: Ints, boxes: Floats) -> Bools:
+        """(m,) whether some keypoint may be similar; boxes (4, G) x0 y0 x1 y1 of what the annotations have."""
+        a, b = self.extents.take(p, axis=1), boxes.take(g, axis=1)
+        dx, dy = (np.maximum(0, np.maximum(b[i] - a[i + 2], a[i] - b[i + 2])) for i in (0, 1))
+        return np.asarray(dx**2 + dy**2 <= 2 * FAR * self.variance.max() * (self.area[g] + EPS))
 
     def _to_region(self, p: Ints, g: Ints) -> Floats:
         """(m,) similarities to regions: all keypoints, by their distances from the region, 0 inside."""
-        x, y = self.x.take(p, axis=0), self.y.take(p, axis=0)
-        x0, y0, x1, y1 = self.regions[g].T[..., None]
-        squared = (x - np.clip(x, x0, x1)) ** 2
-        squared += (y - np.clip(y, y0, y1)) ** 2
-        return np.asarray(kernel(squared, self.variance, self.area[g, None]).sum(axis=1) / x.shape[1])
+        a, b = self.extents.take(p, axis=1), self.regions.take(g, axis=1)
+        inside = (a[:2] >= b[:2]).all(axis=0) & (a[2:] <= b[2:]).all(axis=0)
+        out: Floats = np.asarray(inside, np.float64)
+        q = np.flatnonzero(self._near(p, g, self.regions) & ~inside)
+        points = self.predicted.take(p[q], axis=0)
+        squared = np.zeros(points.shape[:2])
+        for i in (0, 1):
+            x = points[..., i]
+            squared += (x - np.clip(x, b[i, q, None], b[i + 2, q, None])) ** 2
+        out[q] = kernel(squared, self.variance, self.area[g[q], None]).sum(axis=1) / points.shape[1]
+        return out
+
+    def _measure_alike(self, n: int, p: Ints, g: Ints, pairs: Ints, out: Floats) -> None:
+        """Measure pairs whose annotations have n labelled keypoints.
+
+        One n at a time: no work on unlabelled keypoints, and numpy then adds exactly the numbers that pycocotools
+        adds, in its order, so that the last bit is the same.
+        """
+        alike = np.flatnonzero(self.count == n)
+        columns = self.columns[alike, :n]
+        flags = self.flags[alike[:, None], columns]
+        members = [None if v == 0 else _places(flags == v) for v in self.levels]
+        row = np.zeros(len(self.count), np.int64)  # of each annotation among those
+        row[alike] = np.arange(len(alike))
+        terms = self._terms(alike, columns, flags)
+        for q in _pieces(pairs, n):
+            here = row[g[q]]
+            term = terms(p[q], g[q], here)
+            for v, member in enumerate(members):
+                if member is None:
+                    out[v, q] = term.sum(axis=1) / n
+                    continue
+                counts, places = member
+                for m, i in _by_count(counts[here]):
+                    if m:
+                        chosen = np.take_along_axis(term[i], places[here[i], :m], axis=1)
+                        out[v, q[i]] = chosen.sum(axis=1) / m
+
+    def _terms(self, alike: Ints, columns: Ints, flags: Floats) -> Callable[[Ints, Ints, Ints], Floats]:
+        """Similarities (m, n) of the labelled keypoints of m pairs, as a function of predictions, annotations and
+        the annotations' places in ``alike``."""
+        x, y = (self.truth[alike[:, None], columns, i] for i in (0, 1))
+        spread = self.variance[columns]
+        k, step = self.predicted.shape[1:]
+        flat = self.predicted.reshape(-1)
+        is_out = flags == OUT
+        if self.windows is not None:  # squared distances where the prediction says "out"
+            said_out = np.where(is_out, 0, self.windows.squared(x, y, alike))
+
+        def terms(p: Ints, g: Ints, here: Ints) -> Floats:
+            at = columns.take(here, axis=0)
+            at += (p * k)[:, None]
+            px, py = flat.take(at * step), flat.take(at * step + 1)
+            squared = px - x.take(here, axis=0)
+            squared *= squared
+            off = py - y.take(here, axis=0)
+            squared += np.square(off, out=off)
+            if self.windows is not None:
+                said_in = self.windows.said_in.reshape(-1).take(at)
+                squared = np.where(said_in, squared, said_out.take(here, axis=0))
+                i, j = np.nonzero(said_in & is_out.take(here, axis=0))
+                squared[i, j] = self.windows.squared(px[i, j], py[i, j], g[i])
+            return kernel(squared, spread.take(here, axis=0), self.area[g, None])
+
+        return terms
+
+
+def _extents(points: Floats, there: Bools | None = None) -> Floats:
+    """(4, N) x0 y0 x1 y1 of the points (N, K, 2+) that are there (N, K); no points: from inf to -inf."""
+    out = np.empty((4, len(points)))
+    for start in range(0, len(points), ROWS_AT_ONCE):
+        at = slice(start, start + ROWS_AT_ONCE)
+        low = high = np.ascontiguousarray(points[at, :, :2].transpose(1, 2, 0))
+        if there is not None:
+            some = there[at].T[:, None]
+            low, high = np.where(some, low, np.inf), np.where(some, high, -np.inf)
+        out[:2, at], out[2:, at] = low.min(axis=0), high.max(axis=0)
+    return out
+
+
+def _pieces(of: Ints, size: int) -> Iterator[Ints]:
+    """``of`` in pieces, so that arrays of ``size`` numbers each stay small."""
+    step = max(1, CELLS_AT_ONCE // size)
+    for start in range(0, len(of), step):
+        yield of[start : start + step]
 
 
 def _places(member: Bools) -> tuple[Ints, Ints]:
@@ -161,10 +202,11 @@ def _places(member: Bools) -> tuple[Ints, Ints]:
 
 def _by_count(counts: Ints) -> Iterator[tuple[int, Ints]]:
     """Each count that occurs, with the positions where it does."""
-    order = np.argsort(counts, kind="stable")
-    values, start = np.unique(counts[order], return_index=True)
-    for n, at in zip(values, np.split(order, start[1:]), strict=True):
-        yield int(n), at
+    order = stable_order(counts)
+    ends = np.cumsum(np.bincount(counts)).tolist()
+    for n, (low, high) in enumerate(zip([0, *ends], ends, strict=False)):
+        if high > low:
+            yield n, order[low:high]
 
 
 def tripled(boxes: Floats) -> Floats:
