@@ -10,6 +10,7 @@ import pytest
 from bodyloop.errors import InputError
 from bodyloop.eval import evaluate_boxes, evaluate_keypoints
 from bodyloop.eval import mistakes as m
+from bodyloop.eval.extended import evaluate_extended
 from bodyloop.eval.reading import GroundTruth, Predictions
 from bodyloop.skeletons import COCO, CROWDPOSE_14, Skeleton
 from tests.eval.small import K, guess, keypoints, person, truth
@@ -149,7 +150,7 @@ def test_each_repair_mends_its_own_kind_only() -> None:
     assert worth["inversion"] > as_is and worth["miss"] > as_is
     assert worth["all keypoints"] == pytest.approx(1)
     assert as_is < worth["scores"] == pytest.approx(34 / 101)  # the right one first: recall to a third
-    assert tuple(worth) == m.REPAIRS
+    assert tuple(worth) == tuple(r for r in m.REPAIRS if r != "presence")
 
 
 def test_alarms_and_missed_people_taken_away() -> None:
@@ -211,3 +212,18 @@ def test_files_without_keypoints_are_refused() -> None:
     e = evaluate_keypoints(truth([person(1)]), [guess(0.5)]).evidence
     with pytest.raises(InputError, match="read with 2 keypoints"):
         m.diagnose(e, Skeleton.define("two", ["a", "b"]))
+
+
+def test_presence_put_right() -> None:
+    # two keypoints of one person; the one that is out is said to be in, at the window's far corner
+    labels = keypoints({0: (100, 100, 2), 1: (0, 0, 3)})
+    gt = truth([person(1, keypoints=labels, num_keypoints=2)])
+    dt = [guess(0.9, keypoints=keypoints({0: (100, 100, 0.9), 1: (100, 100, 0.9)}), presence=[0.9] * K)]
+    report = evaluate_extended(gt, dt)
+    found = m.diagnose(report.evidence, COCO, labelled=report.evidence.truth.keypoints[..., 2] == 2)  # type: ignore[index]
+    assert (found.kind >= 0).sum() == 1  # what is out has no place
+    flags = report.evidence.truth.keypoints[..., 2]  # type: ignore[index]
+    worth = m.repairs(report.evidence, found, lambda t, p: evaluate_extended(t, p), flags=flags)
+    assert pytest.approx(0.1) == report.AP and worth["presence"] == pytest.approx(1)  # OKS of just 0.5 before
+    assert tuple(worth) == m.REPAIRS
+    assert "presence" not in m.repairs(report.evidence, found, judge)

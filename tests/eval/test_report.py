@@ -166,7 +166,7 @@ def test_nobody_anywhere(tmp_path: Path) -> None:
 
 
 def test_nothing_found() -> None:
-    for gt, dt in ((truth([]), []), (truth([person(1)]), [])):
+    for gt, dt in ((truth([]), []), (truth([person(1)]), []), paths("k38_nothing_to_find")):
         assert set(gather(evaluate_keypoints(gt, dt)).worth.values()) <= {0, -1}
 
 
@@ -212,13 +212,13 @@ def test_pages_that_cannot_be_written(tmp_path: Path) -> None:
 )
 def test_files_are_judged_again_as_they_were(task: str, name: str, options: dict[str, Any]) -> None:
     report = evaluate(task, *paths(name), **options)
-    judge, inside = judge_of(report)
+    judge, flags = judge_of(report)
     e = report.evidence
     again = judge(e.truth, e.predictions)
     np.testing.assert_array_equal(again.evidence.curves.precision, e.curves.precision)
-    assert e.truth.keypoints is not None and inside.shape == e.truth.keypoints.shape[:2]
-    if task == "ex-keypoints":
-        assert not (inside & (e.truth.keypoints[..., 2] == 0)).any()
+    assert e.truth.keypoints is not None and flags.shape == e.truth.keypoints.shape[:2]
+    assert ((flags > 0) <= (e.truth.keypoints[..., 2] > 0)).all()
+    assert (flags == 3).any() <= (report.parameters.get("mode") == "extended")
 
 
 def test_what_is_out_of_the_window_has_no_place(files: dict[str, Path]) -> None:
@@ -228,6 +228,7 @@ def test_what_is_out_of_the_window_has_no_place(files: dict[str, Path]) -> None:
     flags = report.evidence.truth.keypoints[g.mistakes.annotation, :, 2]
     assert ((g.mistakes.kind >= 0) == ((flags > 0) & (flags < 3))).all()
     assert g.presence is not None and g.presence.presence.negatives > 0
+    assert g.worth["presence"] > g.ap
     assert g.quality is not None and g.quality.keypoints_from == "field quality"
     assert gather(evaluate_boxes(truth([person(1)]), [guess(0.5, bbox=[0, 0, 5, 5])])).quality is None
 

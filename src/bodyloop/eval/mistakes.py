@@ -26,6 +26,7 @@ from bodyloop.errors import InputError
 from bodyloop.eval.analysis import find, most_similar
 from bodyloop.eval.evidence import APReport, Evidence
 from bodyloop.eval.reading import GroundTruth, Predictions
+from bodyloop.eval.similarity import OUT
 from bodyloop.oks import keypoint_similarity
 from bodyloop.skeletons import SKELETONS, Skeleton
 
@@ -172,7 +173,8 @@ def _of_others(
     row[prediction] = np.arange(len(prediction))
     m = row[pairing.predictions[pairing.pair_prediction]]
     g = pairing.annotations[pairing.pair_annotation]
-    wanted = np.flatnonzero((m >= 0) & (annotation[m] != g) & ~truth.crowd[g] & known[g].any(axis=1))
+    own = np.append(annotation, -1)[m]
+    wanted = np.flatnonzero((m >= 0) & (own != g) & ~truth.crowd[g] & known[g].any(axis=1))
     out, area = np.zeros((len(prediction), len(skeleton))), truth.area
     for start in range(0, len(wanted), PAIRS_AT_ONCE):
         some = wanted[start : start + PAIRS_AT_ONCE]
@@ -188,14 +190,20 @@ def _of_others(
 # what each kind costs
 
 
-REPAIRS = (*KINDS[1:], "all keypoints", "scores", "false alarms", "missed people")
+REPAIRS = (*KINDS[1:], "all keypoints", "presence", "scores", "false alarms", "missed people")
 
 
-def repairs(evidence: Evidence, mistakes: Mistakes, judge: Judge) -> dict[str, float]:
+def repairs(
+    evidence: Evidence, mistakes: Mistakes, judge: Judge, *, flags: Floats | None = None
+) -> dict[str, float]:
     """AP as it would be if one kind of mistake were put right, all else being as it is.
 
+    Args:
+        flags: (G, K) with windows: 3 for keypoints that are out, 1 or 2 for those that are in, 0 for unlabelled.
+
     Returns: by name of `REPAIRS`. "jitter" ... "miss": the keypoints of that kind lie where they are labelled
-    ("all keypoints": those of all four). "scores": predictions are ranked by how similar they are to the
+    ("all keypoints": those of all four). "presence", with flags: predictions say of every labelled keypoint
+    rightly whether it is in. "scores": predictions are ranked by how similar they are to the
     person they resemble most. "false alarms": without the predictions that match nobody. "missed people":
     without the people whom nothing matches.
     """
@@ -214,10 +222,24 @@ def repairs(evidence: Evidence, mistakes: Mistakes, judge: Judge) -> dict[str, f
 
     out = {name: ap(truth, moved(mistakes.kind == i)) for i, name in enumerate(KINDS) if i}
     out["all keypoints"] = ap(truth, moved(mistakes.kind > 0))
+    if flags is not None and (flags == OUT).any():
+        out["presence"] = ap(truth, _with_presence(predictions, mistakes, flags))
     out["scores"] = ap(truth, replace(predictions, scores=most_similar(evidence)[1]))
     out["false alarms"] = ap(truth, without(predictions, mistakes.alarms))
     out["missed people"] = ap(without(truth, mistakes.missed), predictions)
     return out
+
+
+def _with_presence(predictions: Predictions, mistakes: Mistakes, flags: Floats) -> Predictions:
+    """Predictions that are sure, and right, about what is in and out."""
+    assert predictions.keypoints is not None
+    mine = flags[mistakes.annotation]
+    points = np.array(predictions.keypoints)
+    columns = [points[..., 2]] + ([] if predictions.presence is None else [np.array(predictions.presence)])
+    for column in columns:
+        rows = column[mistakes.prediction]
+        column[mistakes.prediction] = np.where(mine > 0, mine != OUT, rows)
+    return replace(predictions, keypoints=points, presence=columns[1] if columns[1:] else None)
 
 
 def without(source: Rows, rows: Ints) -> Rows:

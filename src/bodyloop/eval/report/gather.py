@@ -18,13 +18,13 @@ from bodyloop.eval.mistakes import Judge, Mistakes, diagnose, repairs, skeleton_
 from bodyloop.eval.presence_files import PresenceReport, evaluate_presence_files
 from bodyloop.eval.protocols import rules
 from bodyloop.eval.quality import QualityFilesReport, evaluate_quality
+from bodyloop.eval.similarity import OUT
 from bodyloop.eval.tasks import TASKS
 from bodyloop.skeletons import Skeleton
 
 PART_RESAMPLES = 300  # whiskers need no more
 
 Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,10 +85,10 @@ def gather(report: APReport, *, skeleton: Skeleton | None = None, seed: int = 0)
     used = _skeleton(report, skeleton)
     if used is None:
         return Gathered(report, find(e), parts, None, None, {}, None, None)
-    judge, inside = judge_of(report)
-    mistakes = diagnose(e, used, labelled=inside)
-    presence, quality = _confidence(report, used, seed)
-    return Gathered(report, find(e), parts, used, mistakes, repairs(e, mistakes, judge), presence, quality)
+    judge, flags = judge_of(report)
+    mistakes = diagnose(e, used, labelled=(flags > 0) & (flags < OUT))
+    worth = repairs(e, mistakes, judge, flags=flags)
+    return Gathered(report, find(e), parts, used, mistakes, worth, *_confidence(report, used, seed))
 
 
 def _confidence(
@@ -125,11 +125,8 @@ def _skeleton(report: APReport, given: Skeleton | None) -> Skeleton | None:
     return skeleton_of(truth, truth.keypoints.shape[1], sigmas if isinstance(sigmas, list) else None)
 
 
-def judge_of(report: APReport) -> tuple[Judge, Bools]:
-    """What judges files as the report's were, and (G, K) the keypoints whose places count there.
-
-    With windows those are the keypoints inside.
-    """
+def judge_of(report: APReport) -> tuple[Judge, Floats]:
+    """What judges files as the report's were, and the flags (G, K) that it goes by: 3 only with windows."""
     truth, told = report.evidence.truth, report.parameters
     how = replace(rules(report.protocol), drop_unsure=report.counts["dropped"] > 0)
     sigmas = np.asarray(told["sigmas"], np.float64)
@@ -138,11 +135,10 @@ def judge_of(report: APReport) -> tuple[Judge, Bools]:
     if report.task != "ex-keypoints":
         # CrowdPose goes by the file's number of visible joints under every protocol
         how = replace(how, count_flags=how.count_flags and report.task != "crowdpose")
-        inside = (flags > 0) & (how.threes_labelled | (flags < 3))
-        return lambda t, p: judge_keypoints(t, p, sigmas, how), inside
+        flags = np.where(flags == OUT, how.threes_labelled, flags)
+        return lambda t, p: judge_keypoints(t, p, sigmas, how), flags
     extension, how = _extension(told), replace(how, **_windows(told))
-    flags = flags_of(truth, extension, how)
-    return lambda t, p: by_levels(t, p, sigmas, how, extension), (flags > 0) & (flags < 3)
+    return lambda t, p: by_levels(t, p, sigmas, how, extension), flags_of(truth, extension, how)
 
 
 def _extension(told: Mapping[str, object]) -> Extension:

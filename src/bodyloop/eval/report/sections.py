@@ -18,7 +18,8 @@ from bodyloop.eval.report import cases, charts
 from bodyloop.eval.report.gather import Gathered, similarity_of, title_of
 
 FIRST = (
-    "AP", "AP50", "AP75", "AR", "AR_100", "AP_v1", "AP_v2", "AP_v3", "AP_easy", "AP_hard", "AP_M", "AP_L",
+    "AP", "AP50", "AP_v1", "AP_v2", "AP_v3", "AP_easy", "AP_medium", "AP_hard", "AP_body", "AP_foot", "AP_face",
+    "AP_hands_mean", "AP75", "AR", "AR_100", "AP_M", "AP_L",
 )  # fmt: skip
 TILES = 6
 DENSITY = 1.5  # px of a picture per px of the page: sharp on fine screens
@@ -194,6 +195,7 @@ def mistakes(pair: Comparison, behind: Sequence[Gathered]) -> list[Block]:
         "inversion": "on the other side of the same body",
         "swap": "on the same joint, or its other side, of another person",
         "miss": "near none of these",
+        "presence": "which keypoints are said to be in the window and which out of it",
         "scores": "the order of predictions; put right, they are ranked by how similar they are to somebody",
         "false alarms, missed people": "predictions that match nobody, people whom nothing matches, taken out",
     }
