@@ -207,7 +207,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
         key, sep, value = item.partition("=")
         if not sep:
             raise ConfigError(f"override {item!r}: expected key=value")
-        table[key] = yaml.safe_load(value)
+        table[key] = yaml.safe_load(value) if value else ""  # what is left of validation='' behind a shell
     return config_from(table, str(path))
 
 
@@ -238,7 +238,7 @@ def config_from(table: Mapping[str, Any], where: str = "configuration") -> Train
 def _convert(key: str, value: Any, default: Any, where: str) -> Any:
     """A plain value in the type of the field's default; lists in that of the default's items (text if empty)."""
     if isinstance(default, tuple):
-        items = value if isinstance(value, list | tuple) else [value]
+        items = value if isinstance(value, list | tuple) else [value] if value != "" else []
         return tuple(_convert(key, v, default[0] if default else "", where) for v in items)
     kind = type(default)
     if value is None or isinstance(value, list | dict) or isinstance(value, bool) is not (kind is bool):

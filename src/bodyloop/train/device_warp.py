@@ -25,8 +25,8 @@ def pack(crops: Sequence[CroppedSample]) -> dict[str, Tensor]:
     """What `make` needs of B samples.
 
     Returns: ``source`` (1 + P, 3) uint8, a black pixel and those of all rectangles, row by row; ``source_at`` (B,)
-        int64, the first pixel of each; ``source_size`` (B, 2) int64, width and height; ``source_matrix`` (B, 2, 3) float32, crop px to
-        px of the rectangle; ``colours`` (B, 256, 3) and ``black`` (B, h, w) as of `Pixels`.
+        int64, the first pixel of each; ``source_size`` (B, 2) int64, width and height; ``source_matrix`` (B, 2, 3)
+        float32, crop px to px of the rectangle; ``colours`` (B, 256, 3) and ``black`` (B, h, w) as of `Pixels`.
     """
     parts, sizes, matrices = [np.zeros((1, 3), np.uint8)], [], []
     for c in crops:

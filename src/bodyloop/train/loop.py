@@ -220,6 +220,13 @@ def batches(
         yield [next(parts) for _ in range(config.accumulate)], time.monotonic() - begun
 
 
+def samples_of(samples: Samples, config: TrainConfig, n: int) -> Iterator[Any]:
+    """The samples of batch ``n`` one after another, as `batches` makes them on one process."""
+    keyed = _Keyed(samples, config)
+    for i, ref in enumerate(_Keys(samples, config, range(n, n + 1), 0, 1).refs(n)):
+        yield keyed[n, i, ref]
+
+
 def _alone(_worker: int) -> None:
     """One thread a worker: they are as many as there are cores to use."""
     import cv2

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -30,6 +31,7 @@ from bodyloop.skeletons import load_skeleton, skeleton_by_name
 from bodyloop.train import device_warp
 from bodyloop.train.config import PoseConfig
 from bodyloop.train.optimiser import freeze
+from bodyloop.train.overfit import judge_samples
 from bodyloop.train.pose_data import PoseSamples
 from bodyloop.train.pose_losses import Batch, Distilled, Doubled, Heatmaps, Own, PoseLoss, Published, Shared
 from bodyloop.train.starts import load_start
@@ -44,7 +46,8 @@ class PoseTask:
         self.config = config
         self.card = card_for(config)
         root = Path(os.path.expandvars(config.data))
-        self.validation = root / config.validation if config.validation else None
+        # who learns samples by heart is asked for them
+        self.validation = root / config.validation if config.validation and not config.overfit else None
         if self.validation is not None and not self.validation.is_file():
             raise FileError(
                 f"{self.validation}: no such file to evaluate on; name one by validation=, or none by validation=''"
@@ -79,10 +82,17 @@ class PoseTask:
     # ---- evaluation ------------------------------------------------------------------------------------------
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """``bodyloop eval pose`` on the validation file: whole photos, then cropped ones; no flip test."""
+        """``bodyloop eval pose`` on the validation file: whole photos, then cropped ones; no flip test.
+
+        While overfitting the samples themselves are judged (`bodyloop.train.overfit`).
+        """
         from bodyloop.eval.pose import evaluate_pose_model
         from bodyloop.eval.pose_report import PoseSet
 
+        if self.config.overfit:
+            rng = np.random.default_rng(0)  # nothing is drawn
+            fixed = [self.samples.sample(r, rng) for r in self.samples.draw(0, self.config.overfit)]
+            return judge_samples(self.pose_model(model), fixed)
         if self.validation is None:
             return {}
         report = evaluate_pose_model(
