@@ -29,6 +29,7 @@ FILL = 0.53  # of a person's box is the person, COCO's mean: areas where a set h
 MARGIN = np.array([0.10, 0.08])  # in x and y, of the longer side: boxes around keypoints where a set has none
 PERSON = 1  # id of the category that readers write
 ESTIMATED = ("bbox_estimated", "area_estimated")
+KNOWS = "knows_hidden"  # of "info": false where flag 2 only says "labelled"
 _SPELLINGS = {"head": "head_top", "headtop": "head_top", "upperneck": "upper_neck"}
 
 
@@ -85,6 +86,12 @@ class Labels:
         """Records of the annotations."""
         annotations: Sequence[dict[str, Any]] = self.document["annotations"]
         return annotations
+
+    def kind_of(self, row: Mapping[str, Any]) -> str:
+        """The name of an annotation's category."""
+        categories = self.document["categories"]
+        mine = next((c for c in categories if c.get("id") == row.get("category_id")), categories[0])
+        return str(mine.get("name", "person"))
 
     def size_of(self, image: Mapping[str, Any]) -> tuple[int, int]:
         """(width, height) of an image's record.
@@ -269,6 +276,19 @@ def category_fields(skeleton: Skeleton) -> dict[str, Any]:
         "keypoints": list(skeleton.keypoints),
         "skeleton": [[a + 1, b + 1] for a, b in skeleton.links],
     }
+
+
+def coco_document(labels: Labels) -> dict[str, Any]:
+    """The document with the fields that COCO's tools ask for, those that had to be guessed marked."""
+    table, rows = labels.table(), []
+    for row, area, count in zip(
+        labels.annotations, table.area.tolist(), table.labelled.tolist(), strict=True
+    ):
+        guess = {} if "area" in row else {"area": area, "area_estimated": 1}
+        rows.append({"num_keypoints": count, "iscrowd": 0, **guess, **row})
+    told = labels.document.get("info")
+    info = {**(told if isinstance(told, Mapping) else {}), **({} if labels.knows_hidden else {KNOWS: False})}
+    return {**labels.document, **({"info": info} if info else {}), "annotations": rows}
 
 
 def rows_of(labels: Labels) -> list[list[int]]:

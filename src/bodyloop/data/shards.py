@@ -98,7 +98,7 @@ class Photos:
         Raises:
             InputError: a name that leads out of every folder, or that fits several photos.
         """
-        parts = _parts(name)
+        parts = inner_parts(name)
         inner = "/".join(parts)
         for folder in self._folders:
             if (folder / inner).is_file():
@@ -178,8 +178,12 @@ class Photos:
         return self._members[name]
 
 
-def _parts(name: object) -> list[str]:
-    """The parts of a photo's name below whatever folder it is in."""
+def inner_parts(name: object) -> list[str]:
+    """The parts of a photo's name below whatever folder it is in.
+
+    Raises:
+        InputError: no name, or one that leads out of its folder.
+    """
     path = PureWindowsPath(name if isinstance(name, str) else "")  # knows both kinds of separators
     inner = inner_path(str(path.relative_to(path.anchor)))
     if inner is None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bodyloop.data.labels import Labels, skeleton_of
+from bodyloop.data.labels import KNOWS, Labels, skeleton_of
 from bodyloop.errors import InputError
 from bodyloop.records import name_of, records_of
 from bodyloop.skeletons import COCO_WHOLEBODY_133, HALPE_136, Skeleton
@@ -45,7 +45,9 @@ def read(path: Path, content: Mapping[str, Any]) -> Labels:
     if len(kept) < len(rows):
         notes["annotations of categories without keypoints"] = len(rows) - len(kept)
     document = {**content, "annotations": kept, "categories": _named(content, categories, skeleton)}
-    return Labels(path, NAME, document, skeleton, (path,), notes=notes)
+    info = content.get("info")
+    knows = not isinstance(info, Mapping) or bool(info.get(KNOWS, True))
+    return Labels(path, NAME, document, skeleton, (path,), knows_hidden=knows, notes=notes)
 
 
 def _skeleton(

@@ -180,9 +180,7 @@ def write(labels: Labels, out: Path) -> Counter[str]:
     root = ElementTree.Element("annotations")
     ElementTree.SubElement(root, "version").text = "1.1"
     _write_labels(root, labels)
-    lost["links between keypoints"] = len(labels.skeleton.links)
     lost["flags 3 (outside the window), written as hidden"] = int((table.keypoints[..., 2] == 3).sum())
-    names = {c["id"]: str(c.get("name", "person")) for c in labels.document["categories"]}
     for number, (image, mine) in enumerate(zip(labels.images, rows_of(labels), strict=True)):
         size = labels.size_of(image)
         told = {
@@ -195,7 +193,7 @@ def write(labels: Labels, out: Path) -> Counter[str]:
         for group, n in enumerate(mine, 1):
             row = labels.annotations[n]
             more = {"source": "file", "z_order": "0", "group_id": str(group)}
-            of = {"label": names.get(row.get("category_id"), next(iter(names.values()))), **more}
+            of = {"label": labels.kind_of(row), **more}
             _write_person(e, of, table.boxes[n], table.keypoints[n], labels)
             _write_outline(e, of, row, size, f"{labels.path}: annotation id {row['id']}")
     ElementTree.indent(root)

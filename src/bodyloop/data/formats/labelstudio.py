@@ -65,15 +65,21 @@ def read(path: Path, content: Sequence[Mapping[str, Any]]) -> Labels:
     skeleton = skeleton_of(names, str(path))
     images: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
+    kinds: dict[str, int] = {}
     for where, task, regions in tasks:
         size = _size(task, regions, where)
         image: dict[str, Any] = {"id": len(images) + 1, "file_name": _photo(task, where)}
         images.append(image | ({} if size is None else {"width": size[0], "height": size[1]}))
-        for mine in _people(regions, size, where):
-            if size is not None:
-                rows.append(_person(len(rows) + 1, len(images), mine, names, size, where))
+        for mine in _people(regions, where):
+            if size is None:
+                raise InputError(f"{where}: regions do not say how large the photo is (original_width)")
+            row = _person(len(rows) + 1, len(images), mine, names, size, where)
+            rows.append(row | {"category_id": kinds.setdefault(_kind(mine), len(kinds) + 1)})
         notes.update(f"regions of type {t}" for t in _types(regions) - {"relation", *_READ})
-    return Labels(path, NAME, document(images, rows, skeleton), skeleton, (path,), notes=notes)
+    (fields,) = document([], [], skeleton)["categories"]
+    categories = [{**fields, "id": i, "name": name} for name, i in (kinds or {"person": 1}).items()]
+    content_ = {"images": images, "annotations": rows, "categories": categories}
+    return Labels(path, NAME, content_, skeleton, (path,), notes=notes)
 
 
 _READ = ("keypointlabels", "rectanglelabels", "polygonlabels")
@@ -95,15 +101,20 @@ def _regions(task: Mapping[str, Any], notes: Counter[str]) -> list[Region]:
 def _names(path: Path, regions: Iterable[Region]) -> list[str]:
     used = list(dict.fromkeys(_name(r) for r in regions if r.get("type") == "keypointlabels"))
     config = path.with_name(path.stem + CONFIG)
-    listed = [str(e.get("value")) for e in cvat.load(config).iter("Label")] if config.is_file() else []
-    listed = [n for n in listed if n != "person" or n in used]
+    tags = cvat.load(config).iter("KeyPointLabels") if config.is_file() else ()
+    listed = [str(e.get("value")) for tag in tags for e in tag.iter("Label")]
     return listed if set(used) <= set(listed) else used
 
 
-def _name(region: Region) -> str:
+def _name(region: Region, key: str = "keypointlabels") -> str:
     value = region.get("value")
-    names = value.get("keypointlabels") if isinstance(value, Mapping) else None
+    names = value.get(key) if isinstance(value, Mapping) else None
     return str(names[0]) if isinstance(names, list) and names else ""
+
+
+def _kind(regions: Iterable[Region]) -> str:
+    """What the rectangle of a person is called."""
+    return next((n for r in regions if (n := _name(r, "rectanglelabels"))), "person")
 
 
 def _photo(task: Mapping[str, Any], where: str) -> str:
@@ -132,7 +143,7 @@ def _size(task: Mapping[str, Any], regions: Iterable[Region], where: str) -> tup
     return (w, h) if isinstance(w, int) and isinstance(h, int) else None
 
 
-def _people(regions: Sequence[Region], size: tuple[int, int] | None, where: str) -> list[list[Region]]:
+def _people(regions: Sequence[Region], where: str) -> list[list[Region]]:
     """Regions of each person."""
     groups = {str(r.get("id")): [r] for r in regions if r.get("type") == "rectanglelabels"}
     related = {str(r.get("from_id")): str(r.get("to_id")) for r in regions if r.get("type") == "relation"}
@@ -212,25 +223,19 @@ def write(labels: Labels, out: Path) -> Counter[str]:
         InputError: images without size. FileError: it cannot be written.
     """
     table, lost, tasks = labels.table(), Counter[str](), []
-    lost["links between keypoints"] = len(labels.skeleton.links)
     for image, mine in zip(labels.images, rows_of(labels), strict=True):
         whole = labels.size_of(image)
-        told = {
-            "to_name": "image",
-            "original_width": whole[0],
-            "original_height": whole[1],
-            "image_rotation": 0,
-        }
+        told = {"to_name": "image", "original_width": whole[0], "original_height": whole[1]}
+        told["image_rotation"] = 0
         result: list[dict[str, Any]] = []
         for n in mine:
-            result += _person_regions(
-                labels, n, table.boxes[n], table.keypoints[n], np.array(whole) / 100, told
-            )
+            percent = np.array(whole) / 100
+            result += _person_regions(labels, n, table.boxes[n], table.keypoints[n], percent, told)
             result += _outline_regions(labels, n, whole, told, lost)
         data = {"image": str(image["file_name"]), "width": whole[0], "height": whole[1]}
         tasks.append({"id": image["id"], "data": data, "annotations": [{"result": result}]})
     with atomic_write(out.with_name(out.stem + CONFIG)) as f:
-        f.write(_config(labels.skeleton.keypoints))
+        f.write(_config(labels))
     with atomic_write(out) as f:
         f.write((json.dumps(tasks, separators=(",", ":")) + "\n").encode())
     return lost
@@ -239,21 +244,17 @@ def write(labels: Labels, out: Path) -> Counter[str]:
 def _person_regions(
     labels: Labels, n: int, box: Floats, keypoints: Floats, percent: Any, told: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    owner = f"person{labels.annotations[n]['id']}"
+    row = labels.annotations[n]
+    owner = f"person{row['id']}"
     (x, y), (w, h) = box[:2] / percent, (box[2:] - box[:2]) / percent
-    value = {"x": x, "y": y, "width": w, "height": h, "rotation": 0, "rectanglelabels": ["person"]}
+    value = {"x": x, "y": y, "width": w, "height": h, "rotation": 0, "rectanglelabels": [labels.kind_of(row)]}
     regions = [{"id": owner, "type": "rectanglelabels", "from_name": "box", **told, "value": value}]
     for name, (px, py, flag) in zip(labels.skeleton.keypoints, keypoints.tolist(), strict=True):
         if flag:
             value = {"x": px / percent[0], "y": py / percent[1], "width": _DOT, "keypointlabels": [name]}
             meta = {"meta": {"text": [_NOTES[int(flag)]]}} if flag in _NOTES else {}
-            of = {
-                "id": f"{owner}-{name}",
-                "parentID": owner,
-                "type": "keypointlabels",
-                "from_name": "keypoint",
-            }
-            regions.append({**of, **told, "value": value, **meta})
+            of = {"id": f"{owner}-{name}", "parentID": owner, "type": "keypointlabels"}
+            regions.append({**of, "from_name": "keypoint", **told, "value": value, **meta})
     return regions
 
 
@@ -269,25 +270,23 @@ def _outline_regions(
     except InputError as e:
         raise InputError(f"{labels.path}: annotation id {row['id']}: segmentation: {e}") from e
     lost["masks written as their outlines, without holes"] += not isinstance(outline, list)
-    of = {"parentID": f"person{row['id']}", "type": "polygonlabels", "from_name": "outline", **told}
-    percent = np.array(size) / 100
+    owner, kind, percent = f"person{row['id']}", labels.kind_of(row), np.array(size) / 100
+    of = {"parentID": owner, "type": "polygonlabels", "from_name": "outline", **told}
     return [
-        {
-            "id": f"{of['parentID']}-{i}",
-            **of,
-            "value": {"points": (p / percent).tolist(), "polygonlabels": ["person"]},
-        }
+        {**of, "id": f"{owner}-{i}", "value": {"points": (p / percent).tolist(), "polygonlabels": [kind]}}
         for i, p in enumerate(mask.polygons(0))
     ]
 
 
-def _config(names: Iterable[str]) -> bytes:
+def _config(labels: Labels) -> bytes:
     """The labelling configuration: keypoints with their names, rectangles and outlines of people."""
     view = ElementTree.Element("View")
     ElementTree.SubElement(view, "Image", {"name": "image", "value": "$image"})
-    kinds = (("KeyPointLabels", "keypoint", names), ("RectangleLabels", "box", ("person",)),
-             ("PolygonLabels", "outline", ("person",)))  # fmt: skip
-    for tag, name, values in kinds:
+    people = [str(c.get("name", "person")) for c in labels.document["categories"]]
+    names = list(labels.skeleton.keypoints)
+    for tag, name, values in (
+        ("KeyPointLabels", "keypoint", names), ("RectangleLabels", "box", people), ("PolygonLabels", "outline", people)
+    ):  # fmt: skip
         e = ElementTree.SubElement(view, tag, {"name": name, "toName": "image"})
         for value in values:
             ElementTree.SubElement(e, "Label", {"value": value})

@@ -217,7 +217,6 @@ def _write_all(labels: Labels, out: Path, split: str, texts: Mapping[Path, str])
     s = labels.skeleton
     names = {i: str(c.get("name", "person")) for i, c in enumerate(labels.document["categories"])}
     content = {
-        "path": ".",
         split: f"images/{split}",
         **({} if split == "val" else {"val": f"images/{split}"}),
         "kpt_shape": [len(s), 3],
