@@ -12,7 +12,19 @@ from typing import Annotated
 
 import typer
 
-from bodyloop.cli import calibrate, convert, cropcoco, demo, doctor, evaluate, export, models, predict, train
+from bodyloop.cli import (
+    calibrate,
+    convert,
+    cropcoco,
+    data,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    models,
+    predict,
+    train,
+)
 from bodyloop.cli._common import Commands, example, folded, listen
 
 ABOUT = """A photo goes in, people with honest poses come out.
@@ -45,6 +57,7 @@ for _name, _command, _example in (
     app.command(_name, help=folded(_command.__doc__), epilog=_example)(_command)
 app.add_typer(evaluate.app, name=evaluate.NAME)
 app.add_typer(cropcoco.app, name=cropcoco.NAME)
+app.add_typer(data.app, name=data.NAME)
 
 
 def _version(wanted: bool) -> None:
