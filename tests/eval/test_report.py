@@ -162,7 +162,7 @@ def test_every_task_has_its_page(task: str, name: str, tmp_path: Path) -> None:
 
 def test_nobody_anywhere(tmp_path: Path) -> None:
     told = text_of(write_report(tmp_path / "page.html", evaluate_keypoints(truth([]), [guess(0.5)])))
-    assert "nobody to find" in told
+    assert "no people to find" in told
 
 
 def test_nothing_found() -> None:

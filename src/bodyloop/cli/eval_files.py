@@ -15,7 +15,7 @@ from bodyloop.cli._common import AsJson, put_json, say, table
 from bodyloop.cli._eval import Command, Protocol_
 
 if TYPE_CHECKING:
-    from bodyloop.eval.compare import Comparison
+    from bodyloop.eval.comparison import Comparison
 
 Truth = Annotated[Path, typer.Argument(metavar="TRUTH", help="A COCO annotation file.")]
 Results = Annotated[
@@ -211,7 +211,7 @@ def presence(
     _check_report(report)
     import numpy as np
 
-    from bodyloop.eval.compare import short_names
+    from bodyloop.eval.comparison import short_names
     from bodyloop.eval.documents import opened
     from bodyloop.eval.keypoints import as_sigmas
     from bodyloop.eval.presence_files import evaluate_presence_files
@@ -261,7 +261,7 @@ def _judge(
     as_json: bool,
 ) -> None:
     """Evaluate by AP, compare, show, and write the page."""
-    from bodyloop.eval.compare import compare
+    from bodyloop.eval.comparison import compare
     from bodyloop.eval.tasks import evaluate
 
     judged = [evaluate(task, truth, r, protocol=protocol, **given) for r in results]
@@ -293,7 +293,7 @@ def _pck(
     seed: int,
     as_json: bool,
 ) -> None:
-    from bodyloop.eval.compare import short_names
+    from bodyloop.eval.comparison import short_names
     from bodyloop.eval.pck_files import Norm, evaluate_pck
     from bodyloop.eval.report import write_pck
 

@@ -4,6 +4,7 @@ to every number.
 Files in, typed reports out: `evaluate` by the name of a task (`TASKS`), or `evaluate_keypoints`,
 `evaluate_extended`, `evaluate_crowdpose`, `evaluate_wholebody`, `evaluate_ochuman`, `evaluate_boxes`,
 `evaluate_masks`, `evaluate_pck`, `evaluate_presence_files`, `evaluate_quality`; `COCOeval` has pycocotools' calls.
+`compare` puts reports side by side with intervals, `write_report` makes a page of them.
 Models in, reports out: `evaluate_pose_model`, `evaluate_calibration`,
 `evaluate_detector`. Arrays in: `evaluate_presence`, `map_calibration`.
 """
@@ -14,6 +15,7 @@ from bodyloop.eval.boxes import BoxReport, evaluate_boxes
 from bodyloop.eval.calibrated import CalibrationReport, evaluate_calibration
 from bodyloop.eval.calibration import MapCalibration, map_calibration
 from bodyloop.eval.cocoeval import COCOeval
+from bodyloop.eval.comparison import Comparison, compare
 from bodyloop.eval.crowdpose import CrowdPoseReport, evaluate_crowdpose
 from bodyloop.eval.detector import DetectorReport, evaluate_detector
 from bodyloop.eval.extended import ExtendedReport, evaluate_extended
@@ -26,6 +28,7 @@ from bodyloop.eval.pose_report import PoseReport, PoseSet
 from bodyloop.eval.presence import BinaryReport, evaluate_presence
 from bodyloop.eval.presence_files import PresenceReport, evaluate_presence_files
 from bodyloop.eval.quality import QualityFilesReport, evaluate_quality
+from bodyloop.eval.report import write_report
 from bodyloop.eval.tasks import TASKS, evaluate
 from bodyloop.eval.wholebody import WholeBodyReport, evaluate_wholebody
 
@@ -35,6 +38,7 @@ __all__ = [
     "BoxReport",
     "COCOeval",
     "CalibrationReport",
+    "Comparison",
     "CrowdPoseReport",
     "DetectorReport",
     "ExtendedReport",
@@ -48,6 +52,7 @@ __all__ = [
     "PresenceReport",
     "QualityFilesReport",
     "WholeBodyReport",
+    "compare",
     "evaluate",
     "evaluate_boxes",
     "evaluate_calibration",
@@ -64,4 +69,5 @@ __all__ = [
     "evaluate_quality",
     "evaluate_wholebody",
     "map_calibration",
+    "write_report",
 ]

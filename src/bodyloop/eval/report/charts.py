@@ -15,7 +15,7 @@ from bodyloop.drawing.page import GOOD, INK, MUTED, PLAIN, SERIES, Block, chart,
 from bodyloop.eval.accumulate import RECALL_POINTS, THRESHOLDS
 from bodyloop.eval.analysis import Split, precision_curve
 from bodyloop.eval.bootstrap import Interval
-from bodyloop.eval.compare import Comparison
+from bodyloop.eval.comparison import Comparison
 from bodyloop.eval.evidence import Evidence
 from bodyloop.eval.mistakes import KINDS, Mistakes
 from bodyloop.eval.presence import Reliability
@@ -83,7 +83,7 @@ def by_threshold(evidence: Sequence[Evidence], names: Sequence[str], similarity:
 
 
 def similarities(
-    found: Sequence[Floats], missed: Sequence[int], names: Sequence[str], similarity: str
+    found: Sequence[Floats], missed: Sequence[int], names: Sequence[str], similarity: str, noun: str
 ) -> Block:
     """How similar the matched pairs are."""
     drawn, axes = figure(4.8, 3.6)
@@ -93,15 +93,21 @@ def similarities(
         else:
             axes.hist(values, BINS, color=colour(i), histtype="step", linewidth=2, label=names[i])
     axes.axvline(0.5, color=MUTED, linewidth=1, linestyle=":")
-    axes.set(xlabel=f"{similarity} of the match", ylabel="people", xlim=(0, 1))
+    axes.set(xlabel=f"{similarity} of the match", ylabel=noun, xlim=(0, 1))
+    axes.locator_params(axis="y", integer=True)
     if len(found) > 1:
         _legend_above(axes)
     told = [
-        f"{len(v)} people matched, mean {v.mean():.3f}; {n} not found" if len(v) else "nobody found"
+        f"{len(v)} {noun} matched, mean {v.mean():.3f}; {n} not found" if len(v) else "nothing matched"
         for v, n in zip(found, missed, strict=True)
     ]
     caption = f"Matched at {similarity} 0.1 or more. {_lines(told, names)}"
-    return chart(drawn, f"histogram of {similarity}", caption, title=f"{similarity} of matches")
+    return chart(
+        drawn,
+        f"histogram of {similarity}",
+        caption,
+        title=f"{similarity[0].upper()}{similarity[1:]} of matches",
+    )
 
 
 def parts(
@@ -124,7 +130,7 @@ def parts(
         axes.vlines(place, low, high, color=INK, linewidth=1.1, alpha=0.75)
         if len(splits) == 1:
             axes.plot(place, split.ar, "D", color=SERIES[1], markersize=5, label="AR")
-    axes.set(xlabel=words, ylim=(0, 1.03))
+    axes.set(xlabel=words, ylim=(0, 1.03), xlim=(-0.6, max(len(shown), 4) - 0.4))
     axes.set_xticks(at, [f"{n}\n({c})" for n, c in zip(shown, splits[0].people, strict=True)], fontsize=9)
     axes.grid(axis="x", visible=False)
     _legend_above(axes)
@@ -134,10 +140,9 @@ def parts(
 def kinds(mistakes: Sequence[Mistakes], names: Sequence[str]) -> Block:
     """Shares of the kinds of mistakes: one report keypoint by keypoint, several as a whole."""
     if len(mistakes) == 1:
-        rows = [
-            (k, c) for k, c in zip(mistakes[0].skeleton.keypoints, mistakes[0].counts, strict=True) if c.sum()
-        ]
-        rows.append(("all", mistakes[0].counts.sum(axis=0)))
+        m = mistakes[0]
+        rows = [(m.skeleton.keypoints[k], m.counts[k]) for k in _shown(m)]
+        rows.append(("all", m.counts.sum(axis=0)))
     else:
         rows = [(n, m.counts.sum(axis=0)) for n, m in zip(names, mistakes, strict=True)]
     drawn, axes = figure(4.8, 0.9 + 0.235 * len(rows))
@@ -149,12 +154,13 @@ def kinds(mistakes: Sequence[Mistakes], names: Sequence[str]) -> Block:
     _named_rows(axes, [plain(n) for n, _ in rows])
     axes.set(xlim=(0, 1), xlabel="share of the labelled keypoints of people found")
     legend(axes, loc="lower center", ncols=5, bbox_to_anchor=(0.4, 1.0), columnspacing=0.9, handletextpad=0.4)
-    return chart(drawn, "shares of the kinds of mistakes", title="What is wrong with the keypoints")
+    told = f"The {ROWS} of {len(mistakes[0].skeleton)} that are missed most." if len(rows) > ROWS else ""
+    return chart(drawn, "shares of the kinds of mistakes", told, title="What is wrong with the keypoints")
 
 
 def keypoint_errors(mistakes: Sequence[Mistakes], names: Sequence[str]) -> Block:
     """Median distance and its middle half, keypoint by keypoint."""
-    kept = [k for k in range(len(mistakes[0].skeleton)) if np.isfinite(mistakes[0].distance[:, k]).any()]
+    kept = _shown(mistakes[0])
     drawn, axes = figure(4.8, 0.9 + 0.235 * (len(kept) + 1))
     for i, m in enumerate(mistakes):
         columns = [*(m.distance[:, k] for k in kept), m.distance.ravel()]

@@ -70,6 +70,11 @@ def title_of(report: APReport) -> str:
     return TASKS[report.task].title if report.task in TASKS else report.task
 
 
+def noun_of(report: APReport) -> str:
+    """What is to be found: people, where there are keypoints."""
+    return "objects" if report.evidence.truth.keypoints is None else "people"
+
+
 def gather(report: APReport, *, skeleton: Skeleton | None = None, seed: int = 0) -> Gathered:
     """Work everything out.
 

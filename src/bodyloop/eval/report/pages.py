@@ -10,14 +10,14 @@ from bodyloop.drawing import page
 from bodyloop.drawing.page import Page
 from bodyloop.eval import bootstrap as boot
 from bodyloop.eval.assigned import FilesReport
-from bodyloop.eval.compare import Comparison, compare, short_names
+from bodyloop.eval.comparison import Comparison, compare, short_names
 from bodyloop.eval.evidence import APReport
 from bodyloop.eval.pck_files import PckReport
 from bodyloop.eval.presence_files import PresenceReport
 from bodyloop.eval.quality import QualityFilesReport
 from bodyloop.eval.report import charts, sections
 from bodyloop.eval.report.confidence import confidence
-from bodyloop.eval.report.gather import gather, title_of
+from bodyloop.eval.report.gather import gather, noun_of, title_of
 from bodyloop.skeletons import Skeleton
 
 CASES = 8
@@ -70,15 +70,14 @@ def report_page(
     """The page of one report or several; arguments as of `write_report`."""
     behind = [gather(r, skeleton=skeleton, seed=pair.seed) for r in pair.reports]
     first = pair.reports[0]
-    people = first.counts["annotations"] - first.counts["ignored"]
-    words = (
-        f"{title_of(first)} · {first.protocol} protocol · {first.counts['images']} images, {people} people"
-    )
+    there = f"{first.counts['annotations'] - first.counts['ignored']} {noun_of(first)}"
+    words = f"{title_of(first)} · {first.protocol} protocol · {first.counts['images']} images, {there}"
     out = Page(_title(pair.names, first.evidence.truth.origin), words)
     out = out.section("At a glance", *sections.glance(pair, behind))
     out = out.section("Precision, recall, similarity", *sections.curves(pair, behind))
     out = out.section("All numbers", *sections.numbers(pair, behind))
-    out = out.section("Who is found", *sections.parts(pair, behind))
+    who = "Who is found" if noun_of(first) == "people" else "What is found"
+    out = out.section(who, *sections.parts(pair, behind))
     if all(b.mistakes is not None for b in behind):
         out = out.section("What goes wrong", *sections.mistakes(pair, behind))
     told = confidence(sections.labels(pair), [b.presence for b in behind], [b.quality for b in behind])

@@ -10,12 +10,12 @@ import numpy as np
 from bodyloop.drawing import page
 from bodyloop.drawing.page import Block, Cell
 from bodyloop.eval import bootstrap as boot
-from bodyloop.eval.compare import Comparison
+from bodyloop.eval.comparison import Comparison
 from bodyloop.eval.evidence import Evidence
 from bodyloop.eval.mistakes import KINDS
 from bodyloop.eval.reading import GroundTruth, Predictions
 from bodyloop.eval.report import cases, charts
-from bodyloop.eval.report.gather import Gathered, similarity_of, title_of
+from bodyloop.eval.report.gather import Gathered, noun_of, similarity_of, title_of
 
 FIRST = (
     "AP", "AP50", "AP_v1", "AP_v2", "AP_v3", "AP_easy", "AP_medium", "AP_hard", "AP_body", "AP_foot", "AP_face",
@@ -40,13 +40,18 @@ def glance(pair: Comparison, behind: Sequence[Gathered]) -> list[Block]:
 
 def _tiles(pair: Comparison) -> Block:
     numbers, spans = pair.reports[0].numbers, pair.intervals[0]
-    there = [n for n in FIRST if (numbers.get(n) or -1) >= 0][:TILES]
+    there = [n for n in FIRST if _there(numbers, n)][:TILES]
     entries = []
     for name in there:
         span = spans.get(name)
         words = "" if span is None else f"{span.low:.3f} to {span.high:.3f}"
         entries.append((_spoken(name), f"{numbers[name]:.3f}", words))
     return page.tiles(entries or [("AP", "–", "nothing to find")])
+
+
+def _there(numbers: Mapping[str, float | None], name: str) -> bool:
+    value = numbers.get(name)
+    return value is not None and value >= 0
 
 
 def _spoken(name: str) -> str:
@@ -67,11 +72,11 @@ def _spoken(name: str) -> str:
 
 def _summary(b: Gathered) -> str:
     e, similarity = b.evidence, similarity_of(b.report)
-    people_there = len(b.found.annotation) + len(b.found.missed)
-    if not people_there:
-        return "The ground truth has nobody to find."
+    noun, there = noun_of(b.report), len(b.found.annotation) + len(b.found.missed)
+    if not there:
+        return f"The ground truth has no {noun} to find."
     at_half = max(e.curves.mean("recall", threshold=0), 0)
-    told = [f"{_percent(at_half)} of {people_there} people are found at {similarity} 0.50."]
+    told = [f"{_percent(at_half)} of {there} {noun} are found at {similarity} 0.50."]
     if len(b.found.similarity):
         told.append(f"Half of the matches have {similarity} above {np.median(b.found.similarity):.2f}.")
     if b.mistakes is not None and len(b.mistakes.annotation):
@@ -104,7 +109,7 @@ def _differences(pair: Comparison) -> list[Block]:
                 f"{name} against {first}: AP {d.value:+.4f} (95 %: {d.low:+.4f} to {d.high:+.4f}, "
                 f"p = {d.p_value:.3f}); the difference is {sure}."
             )
-    shown = [n for n in FIRST if all((r.numbers.get(n) or -1) >= 0 for r in pair.reports)][:TILES]
+    shown = [n for n in FIRST if all(_there(r.numbers, n) for r in pair.reports)][:TILES]
     rows = [
         [name, *(_with_span(r.numbers[n], i.get(n)) for n in shown)]
         for name, r, i in zip(pair.names, pair.reports, pair.intervals, strict=True)
@@ -141,6 +146,7 @@ def curves(pair: Comparison, behind: Sequence[Gathered]) -> list[Block]:
                 [len(b.found.missed) for b in behind],
                 labels(pair),
                 similarity,
+                noun_of(pair.reports[0]),
             ),
         )
     ]
@@ -148,14 +154,15 @@ def curves(pair: Comparison, behind: Sequence[Gathered]) -> list[Block]:
 
 def numbers(pair: Comparison, behind: Sequence[Gathered]) -> list[Block]:
     """Every number with its interval."""
-    how = f"95 % intervals by the bootstrap over images ({pair.resamples} resamples)" + (
-        ", p of the paired bootstrap: the chance of such a difference if there were none."
-        if len(behind) > 1
-        else "."
+    how = (
+        f"95 % intervals by the bootstrap over images ({pair.resamples} resamples)" if pair.resamples else ""
     )
-    table = page.table(["number", *pair.header[1:]], pair.rows(), caption=how)
+    if how and len(behind) > 1:
+        how += ", p of the paired bootstrap: the chance of such a difference if there were none"
+    table = page.table(["number", *pair.header[1:]], pair.rows(), caption=how and f"{how}.")
     if len(behind) > 1:
-        return [page.beside(table, charts.differences(pair, labels(pair)))]
+        told = all(pair.differences)
+        return [page.beside(table, charts.differences(pair, labels(pair)))] if told else [table]
     e = behind[0].evidence
     if len(e.levels) < 2:
         return [page.beside(table, page.facts(pair.reports[0].counts))]
@@ -167,7 +174,7 @@ def parts(pair: Comparison, behind: Sequence[Gathered]) -> list[Block]:
     """By size, overlap and labelled keypoints."""
     words = {
         "size": "root of the labelled area, px",
-        "overlap": "greatest box IoU with another person",
+        "overlap": "greatest box IoU with another",
         "labelled keypoints": "labelled keypoints",
     }
     drawn = [
@@ -177,8 +184,8 @@ def parts(pair: Comparison, behind: Sequence[Gathered]) -> list[Block]:
         for column in zip(*(b.parts for b in behind), strict=True)
     ]
     note = (
-        "Each part of the people judged alone (how many in brackets; lines are 95 % intervals). A false alarm counts "
-        "in the part of the person that it resembles most, one that resembles nobody in every part."
+        f"Each part of the {noun_of(pair.reports[0])} judged alone (how many in brackets; lines are 95 % intervals). "
+        "A false alarm counts in the part of what it resembles most; one that resembles nothing, in every part."
     )
     return [page.grid(*drawn), page.paragraph(note, quiet=True)]
 
@@ -263,7 +270,9 @@ def method(pair: Comparison, behind: Sequence[Gathered], command: str) -> list[B
         "Task": f"{title_of(first)} ({first.task})",
         "Compared by": similarity_of(first),
         "Protocol": first.protocol,
-        "Intervals": f"95 %, {pair.resamples} resamples of the images, seed {pair.seed}",
+        "Intervals": f"95 %, {pair.resamples} resamples of the images, seed {pair.seed}"
+        if pair.resamples
+        else "none",
     }
     files = [(n, r.evidence.predictions) for n, r in zip(pair.names, pair.reports, strict=True)]
     counts: list[list[Cell]] = [
@@ -273,7 +282,7 @@ def method(pair: Comparison, behind: Sequence[Gathered], command: str) -> list[B
         page.facts(facts),
         *([page.code(command)] if command else []),
         file_table(truth, files),
-        page.table(["", *first.counts], counts),
+        *([page.table(["", *first.counts], counts)] if len(behind) > 1 else []),
         page.details("Parameters", page.facts(_plain(first.parameters))),
     ]
 

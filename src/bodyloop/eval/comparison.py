@@ -49,6 +49,8 @@ class Comparison:
     @property
     def header(self) -> list[str]:
         """Names of the columns of `rows`."""
+        if not self.resamples:
+            return ["", *(self.names if len(self.reports) > 1 else ["value"])]
         if len(self.reports) == 1:
             return ["", "value", "95 % interval"]
         against = [f"{name} - {self.names[0]}" for name in self.names[1:]]
@@ -60,6 +62,9 @@ class Comparison:
         for name in self.reports[0].numbers:
             values = [r.numbers[name] for r in self.reports]
             row = [name, *("-" if v is None or v < 0 else f"{v:.4f}" for v in values)]
+            if not self.resamples:
+                out.append(row)
+                continue
             if len(self.reports) == 1:
                 i = self.intervals[0].get(name)
                 row.append("" if i is None else f"{i.low:.4f} to {i.high:.4f}")

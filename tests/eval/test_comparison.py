@@ -10,7 +10,7 @@ import pytest
 
 from bodyloop.errors import InputError
 from bodyloop.eval import bootstrap as boot
-from bodyloop.eval import compare as m
+from bodyloop.eval import comparison as m
 from bodyloop.eval import evaluate_boxes, evaluate_keypoints
 from tests.eval.small import guess, person, truth
 from tests.eval.test_bootstrap import distinct, repeated
@@ -127,3 +127,11 @@ def test_a_file_without_people_has_no_intervals() -> None:
 )
 def test_short_names(paths: list[str], names: tuple[str, ...]) -> None:
     assert m.short_names(paths) == names
+
+
+def test_without_resamples_there_are_values_only() -> None:
+    whole, half = two(4)
+    one, both = m.compare([half], resamples=0), m.compare([whole, half], ["a", "b"], resamples=0)
+    assert one.header == ["", "value"] and one.rows()[5] == ["AR", "0.5000"] and "interval" not in one.table()
+    assert both.header == ["", "a", "b"] and both.rows()[5] == ["AR", "1.0000", "0.5000"]
+    assert both.intervals == ({}, {}) and both.differences == ({},)
