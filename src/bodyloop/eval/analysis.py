@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bodyloop.eval.accumulate import THRESHOLDS, accumulate
-from bodyloop.eval.evidence import Evidence, Level
-from bodyloop.eval.matching import Pairing, match
+from bodyloop.eval.evidence import Evidence, Level, matched_similarities
+from bodyloop.eval.matching import match
 from bodyloop.geometry import iou
 
 Floats = npt.NDArray[np.float64]
@@ -71,7 +71,7 @@ def find(evidence: Evidence, threshold: float = LENIENT, level: int = 0) -> Foun
     return Found(
         prediction=pairing.predictions[p],
         annotation=pairing.annotations[to[p]],
-        similarity=at.similarity[_pair_of(pairing, p, to[p])],
+        similarity=matched_similarities(pairing, replace(at, matches=again), ~again.ignored),
         alarms=pairing.predictions[(to < 0) & ~dropped],
         missed=pairing.annotations[missing],
     )
@@ -81,14 +81,6 @@ def _unheard(evidence: Evidence, level: int) -> Bools:
     """(P,) predictions (sorted positions) that the protocol ignores although they match nobody."""
     m, a = evidence.levels[level].matches, evidence.areas.index("all")
     return np.asarray(m.ignored[a, 0] & (m.annotation[a, 0] < 0))
-
-
-def _pair_of(pairing: Pairing, prediction: Ints, annotation: Ints) -> Ints:
-    """Index of each pair of sorted positions, both of one group."""
-    g = pairing.prediction_group[prediction]
-    width = pairing.annotation_start[g + 1] - pairing.annotation_start[g]
-    row = prediction - pairing.prediction_start[g]
-    return np.asarray(pairing.pair_start[g] + row * width + annotation - pairing.annotation_start[g])
 
 
 def most_similar(evidence: Evidence, level: int = 0) -> tuple[Ints, Floats]:
