@@ -7,7 +7,7 @@ file with them, and reports on other photos. The parts are plain functions on ar
 
 from __future__ import annotations
 
-from bodyloop.calibrate.regions import JudgedRegions, Scores, fit_thresholds
+from bodyloop.calibrate.regions import JudgedRegions, Scores, fit_thresholds, over_splits
 from bodyloop.calibrate.report import CalibrationReport
 from bodyloop.calibrate.risk import Controlled, control_threshold, false_alarms, refuted
 from bodyloop.calibrate.run import Wanted, calibrate
@@ -34,6 +34,7 @@ __all__ = [
     "fit_temperature",
     "fit_thresholds",
     "log_losses",
+    "over_splits",
     "refuse_overlap",
     "refuse_same",
     "refuted",

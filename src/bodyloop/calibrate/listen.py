@@ -154,10 +154,12 @@ class Regions:
 
     Args:
         thresholds: (A, K); none at all by default.
+        keep: the scores of all cells of these keypoints, sorted, for regions at any threshold (12 kB a keypoint).
     """
 
-    def __init__(self, thresholds: Floats | None = None) -> None:
-        self._thresholds = thresholds
+    def __init__(self, thresholds: Floats | None = None, *, keep: bool = False) -> None:
+        self._thresholds, self._keep = thresholds, keep
+        self._cells: list[npt.NDArray[np.float32]] = []
         self._scores: list[Floats] = []
         self._keypoints: list[Ints] = []
         self._images: list[Ints] = []
@@ -174,6 +176,9 @@ class Regions:
         if self._thresholds is not None:
             inside = nested[person, keypoint] <= self._thresholds[:, keypoint, None, None]
             self._shares.append(inside.mean(axis=(-2, -1)))
+        if self._keep:
+            rows = nested[person, keypoint].reshape(len(person), -1)
+            self._cells.append(np.sort(rows, axis=1).astype(np.float32))
 
     @property
     def scores(self) -> Scores:
@@ -183,6 +188,11 @@ class Regions:
             np.concatenate([np.zeros(0, np.int64), *self._keypoints]),
             np.concatenate([np.zeros(0, np.int64), *self._images]),
         )
+
+    @property
+    def cells(self) -> npt.NDArray[np.float32]:
+        """(M, cells) of the keypoints kept, each row ascending."""
+        return np.concatenate(self._cells)
 
     def judged(self, alphas: Sequence[float], names: tuple[str, ...]) -> tuple[JudgedRegions, ...]:
         """The regions at each alpha, in the thresholds' order."""

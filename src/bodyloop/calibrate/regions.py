@@ -49,6 +49,34 @@ def fit_thresholds(known: Scores, keypoints: int, alphas: Sequence[float]) -> tu
     return values, photographs
 
 
+def over_splits(
+    known: Scores,
+    cells: npt.NDArray[np.float32],
+    names: tuple[str, ...],
+    alpha: float,
+    *,
+    fraction: float = 0.5,
+    repeats: int = 20,
+    seed: int = 0,
+) -> list[JudgedRegions]:
+    """Fit on a random part of the photos, judge on the others, again and again: what a single split hides.
+
+    Args:
+        cells: (M, cells) scores of all cells of each keypoint's map, ascending.
+        names: (K,) of the keypoints; fraction: of the photos to fit on.
+    """
+    rng, ids, out = np.random.default_rng(seed), np.unique(known.image), []
+    for _ in range(repeats):
+        first = np.isin(known.image, rng.permutation(ids)[: round(fraction * len(ids))])
+        part = Scores(known.score[first], known.keypoint[first], known.image[first])
+        threshold = fit_thresholds(part, len(names), (alpha,))[0][0][known.keypoint]
+        rest = np.flatnonzero(~first)
+        share = np.array([np.searchsorted(cells[i], threshold[i], "right") for i in rest]) / cells.shape[1]
+        covered = known.score[rest] <= threshold[rest]
+        out.append(JudgedRegions(alpha, names, covered, share, known.keypoint[rest], known.image[rest]))
+    return out
+
+
 @dataclass(frozen=True, eq=False)
 class JudgedRegions:
     """Regions of M keypoints at one alpha.
@@ -74,9 +102,15 @@ class JudgedRegions:
 
     @property
     def coverage_of_photographs(self) -> float:
-        """The same with every photo counted once: what is promised."""
-        _, at, count = np.unique(self.image, return_inverse=True, return_counts=True)
-        return float((np.bincount(at, self.covered) / count).mean()) if len(count) else float("nan")
+        """What is promised: of each keypoint the mean over photos of the share of people it holds for; mean over
+        keypoints."""
+        pairs, at, count = np.unique(
+            np.stack([self.keypoint, self.image], axis=1), axis=0, return_inverse=True, return_counts=True
+        )
+        share = np.bincount(at.ravel(), self.covered, len(count)) / count
+        photos = np.bincount(pairs[:, 0], minlength=len(self.names))
+        held = np.bincount(pairs[:, 0], share, len(self.names))
+        return float((held[photos > 0] / photos[photos > 0]).mean()) if len(count) else float("nan")
 
     @property
     def each(self) -> dict[str, float]:

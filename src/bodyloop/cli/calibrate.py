@@ -129,16 +129,18 @@ def _photos(
     from bodyloop.errors import InputError
     from bodyloop.eval.pose import posed_sets
 
+    def one(path: Path) -> PhotoSet:
+        sets = posed_sets(path, images, split, limit)
+        if len(sets) > 1:
+            names = ", ".join(str(p) for p, _ in sets)
+            raise InputError(f"{path} means several files ({names}); a model is calibrated on one, name it")
+        return sets[0][1]
+
     if fit is not None and report is not None:
         refuse_same(fit, report)
-        (first,), (second,) = (posed_sets(p, images, split, limit) for p in (fit, report))
-        return first[1], second[1]
+        return one(fit), one(report)
     assert data is not None
-    sets = posed_sets(data, images, split, limit)
-    if len(sets) > 1:
-        names = ", ".join(str(path) for path, _ in sets)
-        raise InputError(f"{data} means several files ({names}); a model is calibrated on one, name it")
-    return parted(sets[0][1], fraction, seed)
+    return parted(one(data), fraction, seed)
 
 
 def _told(

@@ -112,7 +112,11 @@ def _of_run(run: Path, card: str | None) -> tuple[Card, nn.Module]:
         raise MissingDependency(f"training runs need {e.name}; pip install 'bodyloop[export]'") from e
     # what the card's own weights saw and reached says nothing about these
     found = replace(
-        find_card(card), accuracy=(), training_data=(), known_failures=(), notes=f"trained in {run}"
+        find_card(card).uncalibrated(),
+        accuracy=(),
+        training_data=(),
+        known_failures=(),
+        notes=f"trained in {run}",
     )
     best = (run / "best.pt").is_file()
     with tempfile.TemporaryDirectory() as folder:

@@ -220,7 +220,10 @@ def _finish(model: onnx.ModelProto, card: Card, target: Path) -> None:
 
     # the figures are those of the file it was made from; what was lost is in the report
     measured = tuple(replace(a, protocol=f"{a.protocol} (before int8)".strip()) for a in card.accuracy)
-    named = replace(card, accuracy=measured, weights=WeightsFile(file=target.name, format="onnx"))
+    # what regions and a threshold promise, they promise for the maps they were fitted on
+    named = replace(
+        card, accuracy=measured, calibration=None, weights=WeightsFile(file=target.name, format="onnx")
+    )
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, named.to_metadata())
     write_atomically(target, model.SerializeToString())
