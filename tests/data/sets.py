@@ -37,7 +37,7 @@ def draw(path: Path, size: tuple[int, int] = (WIDTH, HEIGHT), seed: int = 0, **h
 
 def upright(x: float = 25.0, y: float = 10.0, step: float = 1.2, flag: int = 2) -> list[float]:
     """17 keypoints of somebody who stands and looks at the camera."""
-    rows = {"nose": (0, 1), "eye": (1, 0), "ear": (2, 0.5), "shoulder": (4, 4), "elbow": (5, 8), "wrist": (5, 11),
+    rows = {"nose": (0, 1), "eye": (1.5, 0), "ear": (2.5, 0.5), "shoulder": (4, 4), "elbow": (5, 8), "wrist": (5, 11),
             "hip": (3, 11), "knee": (3, 14), "ankle": (3, 17)}  # fmt: skip
     points: list[float] = []
     for name in COCO.keypoints:

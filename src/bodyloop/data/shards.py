@@ -198,7 +198,7 @@ def _common_tail(a: Sequence[str], b: Sequence[str]) -> int:
 
 
 def photos_beside(labels: str | Path) -> Photos:
-    """The photos of a file of labels whose place nobody named.
+    """The photos of a file (or folder) of labels whose place nobody named.
 
     The first of these that is there: a folder ``images`` or ``<name>`` beside the file; tar files ``images*.tar`` or
     ``<name>*.tar`` beside it; its own folder. ``<name>`` is ``train2017`` of ``person_keypoints_train2017.json``. Of
@@ -206,7 +206,7 @@ def photos_beside(labels: str | Path) -> Photos:
     """
     path = Path(labels)
     names = list(dict.fromkeys(("images", set_name(path))))
-    homes = [path.parent]
+    homes = [path if path.is_dir() else path.parent]
     if path.parent.name in ("annotations", "annot"):
         homes.insert(0, path.parent.parent)
         names.reverse()
@@ -214,7 +214,7 @@ def photos_beside(labels: str | Path) -> Photos:
         if folder.is_dir():
             return Photos.open(folder)
     tars = [p for home in homes for n in names for p in sorted(home.glob(f"{n}*.tar"))]
-    return Photos(tars or [path.parent])
+    return Photos(tars or [homes[-1]])
 
 
 # ------------------------------------------------------------------ tar files

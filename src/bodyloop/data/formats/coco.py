@@ -40,7 +40,8 @@ def read(path: Path, content: Mapping[str, Any]) -> Labels:
     if whole:
         rows = [_whole_body(r, i, origin) for i, r in enumerate(rows)]
     skeleton, categories = _skeleton(content, rows, whole, origin)
-    kept = [r for r in rows if r.get("category_id", categories[0]) in categories]
+    other = {str(c.get("id")) for c in content["categories"]} - {str(c) for c in categories}
+    kept = [r for r in rows if str(r.get("category_id")) not in other]
     notes = {}
     if len(kept) < len(rows):
         notes["annotations of categories without keypoints"] = len(rows) - len(kept)

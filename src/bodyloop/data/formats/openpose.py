@@ -2,7 +2,7 @@
 
 A confidence above 0 is flag 2. Keypoints are named as elsewhere here: the middle of the hips is the pelvis; face
 and hands, where any file has them, are WholeBody's. Boxes are drawn around the keypoints. ``photo_keypoints.json``
-is of ``photo.jpg``, or of whatever picture of that name is beside it or in the folder of photos.
+is of the picture ``photo`` in the folder of photos (or beside), ``photo.jpg`` if there is none.
 
 It cannot hold boxes, masks, areas, ids, crowds, sizes, whether a keypoint is hidden, or other keypoints than its own.
 """
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from bodyloop.data.labels import Floats, Labels, array, document, person, plain, rows_of
-from bodyloop.data.shards import Photos
+from bodyloop.data.shards import SUFFIXES, Photos, photos_beside
 from bodyloop.errors import FileError, InputError
 from bodyloop.records import load_json
 from bodyloop.skeletons import COCO_WHOLEBODY_133, Skeleton
@@ -76,12 +76,13 @@ def read(path: Path, content: object, photos: Photos | None = None) -> Labels:
     body = BODY_18 if sizes <= {0, 54} and 54 in sizes else BODY_25
     names = (*body.keypoints, *(n for key, of in PARTS.items() if key in parts for n in of))
     skeleton = Skeleton.define(body.name if not parts else f"{body.name}-whole", names)
-    pictures = {Path(n).with_suffix("").as_posix(): n for n in (photos or Photos([root])).names()}
+    photos = photos or photos_beside(path)
     images: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     for file, people in found:
         stem = file.relative_to(root).as_posix().removesuffix(".json").removesuffix("_keypoints")
-        images.append({"id": len(images) + 1, "file_name": pictures.get(stem, f"{stem}.jpg")})
+        name = next((n for s in SUFFIXES if photos.find(n := stem + s)), f"{stem}.jpg")
+        images.append({"id": len(images) + 1, "file_name": name})
         for i, p in enumerate(people):
             where = f"{file}: person {i}"
             k = [_points(p, "pose_keypoints_2d", len(body), where)]

@@ -177,7 +177,7 @@ def write(labels: Labels, out: Path, split: str = SPLIT) -> Counter[str]:
     table, lost = labels.table(), Counter[str]()
     sizes = [labels.size_of(i) for i in labels.images]
     texts: dict[Path, str] = {}
-    order = [c["id"] for c in labels.document["categories"]]
+    order = {c["id"]: i for i, c in enumerate(labels.document["categories"])}
     for image, size, mine in zip(labels.images, sizes, rows_of(labels), strict=True):
         place = out / "labels" / split / Path(str(image["file_name"])).with_suffix(".txt")
         if place in texts:
@@ -190,7 +190,7 @@ def write(labels: Labels, out: Path, split: str = SPLIT) -> Counter[str]:
             k, outside = _inside(table.keypoints[n], np.array(size, float))
             lost["keypoints outside their photo"] += outside
             numbers = _row(table.boxes[n], k, np.array(size, float), lost)
-            lines.append(f"{order.index(labels.annotations[n].get('category_id', order[0]))} {numbers}\n")
+            lines.append(f"{order.get(labels.annotations[n].get('category_id'), 0)} {numbers}\n")
         texts[place] = "".join(lines)
     _write_all(labels, out, split, texts)
     return lost
