@@ -29,6 +29,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 RIGHT = 0.5  # similarity below which a prediction is wrong at every threshold
+ALIKE = 0.01  # below this similarity a prediction resembles nobody
 HEIGHT = 345  # px of a picture
 WIDEST = 450
 GAP = 5  # px between the two pictures of a case
@@ -55,32 +56,42 @@ class Case:
 
 def confident_and_wrong(evidence: Evidence, count: int) -> list[Case]:
     """The best scored predictions that are wrong at every threshold, one a person, with the nearest person."""
-    found, (who, much) = find(evidence, RIGHT), most_similar(evidence)
-    wrong = found.alarms[np.argsort(-evidence.predictions.scores[found.alarms], kind="stable")]
+    found, similar = find(evidence, RIGHT), most_similar(evidence)
     out: list[Case] = []
     shown: set[int] = set()
-    for p in wrong:
-        if len(out) == count:
-            break
-        near = int(who[p]) if much[p] > 0.01 else _nearest(evidence, int(p))
-        if near in shown or much[p] >= RIGHT:  # a second prediction of somebody who was found
+    for p in found.alarms[np.argsort(-evidence.predictions.scores[found.alarms], kind="stable")]:
+        near, much = _about(evidence, int(p), similar)
+        if near in shown or much >= RIGHT:  # a second prediction of somebody who was found
             continue
         shown.update([near] if near >= 0 else [])
-        out.append(Case(near, (int(p),), (float(much[p]) if near == who[p] else 0.0,)))
+        out.append(Case(near, (int(p),), (much,)))
+        if len(out) == count:
+            break
     return out
 
 
 def missed(evidence: Evidence, count: int, besides: Sequence[Case] = ()) -> list[Case]:
     """The largest people whom nothing matches, without those of other cases, and the prediction nearest to each."""
-    people = np.setdiff1d(find(evidence, RIGHT).missed, [c.annotation for c in besides])
+    found, similar = find(evidence, RIGHT), most_similar(evidence)
+    people = np.setdiff1d(found.missed, [c.annotation for c in besides])
     size = evidence.truth.boxes[people, 2] * evidence.truth.boxes[people, 3]
-    who, much = most_similar(evidence)
     out = []
     for g in people[np.argsort(-size, kind="stable")][:count]:
-        mine = np.flatnonzero(who == g)
-        best = int(mine[much[mine].argmax()]) if len(mine) else -1
-        out.append(Case(int(g), (best,), (float(much[best]) if best >= 0 else 0.0,)))
+        here = found.alarms[evidence.predictions.image[found.alarms] == evidence.truth.image[g]]
+        near = [(much, int(p)) for p in here for who, much in [_about(evidence, int(p), similar)] if who == g]
+        much, best = max(near, default=(0.0, -1))
+        out.append(Case(int(g), (best,), (much,)))
     return out
+
+
+def _about(evidence: Evidence, prediction: int, similar: tuple[Ints, Floats]) -> tuple[int, float]:
+    """The annotation that a prediction is about, -1 for none, and how similar it is: the most similar one
+    (`most_similar`), or the nearest one where it resembles nobody."""
+    who, much = int(similar[0][prediction]), float(similar[1][prediction])
+    if much > ALIKE:
+        return who, much
+    near = _nearest(evidence, prediction)
+    return near, much if near == who else 0.0
 
 
 def differences(evidence: Sequence[Evidence], count: int) -> tuple[list[Case], list[Case]]:
