@@ -252,3 +252,10 @@ def test_without_the_extra_the_numbers_are_there_and_the_rest_is_named(
     result = call("eval", "keypoints", files["gt"], files["one"], "--resamples", 5, "--report", page)
     assert result.exit_code == 1 and "AP" in result.stdout and "bodyloop[eval]" in result.stderr
     assert not page.exists()
+
+
+@pytest.mark.parametrize("command", ["keypoints", "boxes", "masks", "presence"])
+def test_help_shows_how_it_is_called(command: str) -> None:
+    shown = call("eval", command, "--help")
+    assert shown.exit_code == 0 and "--report" in shown.stdout and "--json" in shown.stdout
+    assert any(x.strip().startswith(f"$ bodyloop eval {command} ") for x in shown.stdout.splitlines())
