@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 
 KIND_COLOURS = dict(zip(KINDS, (GOOD, SERIES[1], SERIES[4], SERIES[3], PLAIN), strict=True))
+LINE = 54  # characters above a chart
 ROWS = 30  # keypoints of a chart
 BINS = [i / 20 for i in range(21)]
 
@@ -337,14 +338,16 @@ def plain(keypoint: str) -> str:
     return short(keypoint.replace("_", " "))
 
 
-def short(name: str, most: int = 26) -> str:
+def short(name: str, most: int = 24) -> str:
     """A name that leaves room for the chart: its beginning and end."""
     told = legible(name)
     return told if len(told) <= most else f"{told[: most // 2]}…{told[-(most // 2 - 1) :]}"
 
 
 def _legend_above(axes: Axes) -> None:
-    legend(axes, loc="lower left", ncols=3, bbox_to_anchor=(0, 1), borderaxespad=0.2, columnspacing=1.2)
+    longest = max(map(len, axes.get_legend_handles_labels()[1]), default=1)
+    fitting = max(1, min(3, LINE // (longest + 6)))  # a legend that is wider than the axes would shrink them
+    legend(axes, loc="lower left", ncols=fitting, bbox_to_anchor=(0, 1), borderaxespad=0.2, columnspacing=1.2)
 
 
 def _named_rows(axes: Axes, names: Sequence[str]) -> None:
