@@ -8,7 +8,7 @@ wrongly pays for the distance between point and window.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
+PAIRS_AT_ONCE = 200_000  # bounds the memory, to some 50 MB
 CELLS_AT_ONCE = 100_000  # keypoints of pairs: arrays that stay in the processor's cache
 ROWS_AT_ONCE = 600  # people, likewise
 FAR = 40.0  # a keypoint whose exponent is beyond scores less than 1e-17: nothing, even in the mean of one
@@ -80,25 +81,41 @@ class LevelOks:
         levels: Sequence[int] = (0,),
         windows: Windows | None = None,
     ) -> None:
-        self.predicted, self.truth, self.flags = np.ascontiguousarray(predicted), truth, flags
-        self.area, self.levels, self.windows = area, levels, windows
+        self.predicted, self.area, self.windows = np.ascontiguousarray(predicted), area, windows
         self.variance = variances(sigmas)
-        labelled = flags > 0
-        self.count, self.columns = _places(labelled)
-        self.bare = np.stack([(labelled if v == 0 else flags == v).sum(axis=1) == 0 for v in levels])
         self.regions = np.ascontiguousarray(regions.T)
-        self.extents, self.labelled_extents = _extents(self.predicted), _extents(truth, labelled)
+        self.bare = np.stack([(flags > 0 if v == 0 else flags == v).sum(axis=1) == 0 for v in levels])
+        self.extents, self.labelled_extents = _extents(self.predicted), _extents(truth, flags > 0)
+        self.count, columns = _places(flags > 0)
+        self.row = np.zeros(len(flags), np.int64)  # of each annotation among those alike
+        self.alike: dict[int, _Alike] = {}
+        for n, some in _by_count(self.count):
+            self.row[some] = np.arange(len(some))
+            at = some[:, None], columns[some, :n]
+            self.alike[n] = _Alike(
+                some, at[1], truth[..., 0][at], truth[..., 1][at], flags[at], levels, windows
+            )
 
     @np.errstate(over="ignore")  # whoever is infinitely far is not similar
     def __call__(self, p: Ints, g: Ints) -> Floats:
-        out = np.zeros((len(self.levels), len(p)))
+        out = np.zeros((len(self.bare), len(p)))
+        for start in range(0, len(p), PAIRS_AT_ONCE):
+            at = slice(start, start + PAIRS_AT_ONCE)
+            self._measure(p[at], g[at], out[:, at])
+        return out
+
+    def _measure(self, p: Ints, g: Ints, out: Floats) -> None:
+        """One count of labelled keypoints at a time: no work on unlabelled ones, and numpy then adds exactly the
+        numbers that pycocotools adds, in its order, so that the last bit is the same."""
         for q in _pieces(np.flatnonzero(self.bare[:, g].any(axis=0)), self.predicted.shape[1]):
             out[:, q] = np.where(self.bare[:, g[q]], self._to_region(p[q], g[q]), 0)
-        measured = np.flatnonzero(self._near(p, g, self.labelled_extents)) if self.windows is None else None
-        for n, q in _by_count(self.count[g] if measured is None else self.count[g[measured]]):
-            if n:
-                self._measure_alike(n, p, g, q if measured is None else measured[q], out)
-        return out
+        measured = np.arange(len(p))
+        if self.windows is None:
+            measured = np.flatnonzero(self._near(p, g, self.labelled_extents))
+        for n, pairs in _by_count(self.count[g[measured]]):
+            for q in _pieces(measured[pairs], n) if n else ():
+                here = self.row[g[q]]
+                self.alike[n].average(self._terms(self.alike[n], p[q], g[q], here), here, q, out)
 
     def _near(self, p: Ints, g: Ints, boxes: Floats) -> Bools:
         """(m,) whether some keypoint may be similar; boxes (4, G) x0 y0 x1 y1 of what the annotations have."""
@@ -120,59 +137,56 @@ class LevelOks:
         out[q] = kernel(squared, self.variance, self.area[g[q], None]).sum(axis=1) / points.shape[1]
         return out
 
-    def _measure_alike(self, n: int, p: Ints, g: Ints, pairs: Ints, out: Floats) -> None:
-        """Measure pairs whose annotations have n labelled keypoints.
-
-        One n at a time: no work on unlabelled keypoints, and numpy then adds exactly the numbers that pycocotools
-        adds, in its order, so that the last bit is the same.
-        """
-        alike = np.flatnonzero(self.count == n)
-        columns = self.columns[alike, :n]
-        flags = self.flags[alike[:, None], columns]
-        members = [None if v == 0 else _places(flags == v) for v in self.levels]
-        row = np.zeros(len(self.count), np.int64)  # of each annotation among those
-        row[alike] = np.arange(len(alike))
-        terms = self._terms(alike, columns, flags)
-        for q in _pieces(pairs, n):
-            here = row[g[q]]
-            term = terms(p[q], g[q], here)
-            for v, member in enumerate(members):
-                if member is None:
-                    out[v, q] = term.sum(axis=1) / n
-                    continue
-                counts, places = member
-                for m, i in _by_count(counts[here]):
-                    if m:
-                        chosen = np.take_along_axis(term[i], places[here[i], :m], axis=1)
-                        out[v, q[i]] = chosen.sum(axis=1) / m
-
-    def _terms(self, alike: Ints, columns: Ints, flags: Floats) -> Callable[[Ints, Ints, Ints], Floats]:
-        """Similarities (m, n) of the labelled keypoints of m pairs, as a function of predictions, annotations and
-        the annotations' places in ``alike``."""
-        x, y = (self.truth[alike[:, None], columns, i] for i in (0, 1))
-        spread = self.variance[columns]
+    def _terms(self, alike: _Alike, p: Ints, g: Ints, here: Ints) -> Floats:
+        """(m, n) similarities of the labelled keypoints of m pairs."""
         k, step = self.predicted.shape[1:]
+        column = alike.columns.take(here, axis=0)
+        at = column + (p * k)[:, None]
         flat = self.predicted.reshape(-1)
-        is_out = flags == OUT
-        if self.windows is not None:  # squared distances where the prediction says "out"
-            said_out = np.where(is_out, 0, self.windows.squared(x, y, alike))
+        x, y = flat.take(at * step), flat.take(at * step + 1)
+        squared = x - alike.x.take(here, axis=0)
+        squared *= squared
+        off = y - alike.y.take(here, axis=0)
+        squared += np.square(off, out=off)
+        if self.windows is not None:
+            said_in = self.windows.said_in.reshape(-1).take(at)
+            squared = np.where(said_in, squared, alike.said_out.take(here, axis=0))
+            i, j = np.nonzero(said_in & alike.out.take(here, axis=0))
+            squared[i, j] = self.windows.squared(x[i, j], y[i, j], g[i])
+        return kernel(squared, self.variance.take(column), self.area[g, None])
 
-        def terms(p: Ints, g: Ints, here: Ints) -> Floats:
-            at = columns.take(here, axis=0)
-            at += (p * k)[:, None]
-            px, py = flat.take(at * step), flat.take(at * step + 1)
-            squared = px - x.take(here, axis=0)
-            squared *= squared
-            off = py - y.take(here, axis=0)
-            squared += np.square(off, out=off)
-            if self.windows is not None:
-                said_in = self.windows.said_in.reshape(-1).take(at)
-                squared = np.where(said_in, squared, said_out.take(here, axis=0))
-                i, j = np.nonzero(said_in & is_out.take(here, axis=0))
-                squared[i, j] = self.windows.squared(px[i, j], py[i, j], g[i])
-            return kernel(squared, spread.take(here, axis=0), self.area[g, None])
 
-        return terms
+class _Alike:
+    """Annotations (m,) with equally many labelled keypoints, n, and what is known of these: arrays (m, n)."""
+
+    def __init__(
+        self,
+        annotations: Ints,
+        columns: Ints,
+        x: Floats,
+        y: Floats,
+        flags: Floats,
+        levels: Sequence[int],
+        windows: Windows | None,
+    ) -> None:
+        self.columns, self.x, self.y = columns, x, y
+        # per level of its own: how many keypoints an annotation has there, and their places
+        self.members = [None if v == 0 else _places(flags == v) for v in levels]
+        self.out = flags == OUT
+        if windows is not None:  # squared distances where the prediction says "out"
+            self.said_out = np.where(self.out, 0, windows.squared(x, y, annotations))
+
+    def average(self, terms: Floats, here: Ints, pairs: Ints, out: Floats) -> None:
+        """Write the means of terms (m, n) at every level into columns of ``out`` (V, Q)."""
+        for row, member in zip(out, self.members, strict=True):
+            if member is None:
+                row[pairs] = terms.sum(axis=1) / terms.shape[1]
+                continue
+            counts, places = member
+            for m, i in _by_count(counts[here]):
+                if m:
+                    chosen = np.take_along_axis(terms[i], places[here[i], :m], axis=1)
+                    row[pairs[i]] = chosen.sum(axis=1) / m
 
 
 def _extents(points: Floats, there: Bools | None = None) -> Floats:
