@@ -104,14 +104,17 @@ def matched_similarities(pairing: Pairing, level: Level, chosen: Bools | None = 
     Args:
         chosen: (A, T, P) matches to look at, None for all.
     """
-    found = level.matches.annotation
-    at = np.flatnonzero(found >= 0 if chosen is None else (found >= 0) & chosen)
-    prediction = at % found.shape[2] if len(at) else at
-    group = pairing.prediction_group[prediction]
-    row = prediction - pairing.prediction_start[group]
-    width = np.diff(pairing.annotation_start)[group]
-    column = found.ravel()[at] - pairing.annotation_start[group]
-    return np.asarray(level.similarity[pairing.pair_start[group] + row * width + column])
+    group = pairing.prediction_group
+    row = np.arange(len(group)) - pairing.prediction_start[group]
+    width = np.diff(pairing.annotation_start)[group] if len(group) else row
+    # where the pairs of each prediction begin, less the position of its first annotation
+    first = pairing.pair_start[group] + row * width - pairing.annotation_start[group]
+    out = [np.zeros(0)]
+    for at in np.ndindex(level.matches.annotation.shape[:2]):
+        found = level.matches.annotation[at]
+        hit = np.flatnonzero(found >= 0 if chosen is None else (found >= 0) & chosen[at])
+        out.append(level.similarity[first[hit] + found[hit]])
+    return np.concatenate(out)
 
 
 def collect(
