@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from bodyloop.data.check import check_labels
+from bodyloop.data.convert import TARGETS, convert
 from bodyloop.data.formats import FORMATS, read_labels
 from bodyloop.data.formats.openpose import BODY_25
 from bodyloop.data.labels import Labels, columns_from, digest_of, skeleton_of
-from bodyloop.errors import ConfigError, FileError, InputError, MissingDependency
+from bodyloop.data.persons import PersonSet
+from bodyloop.errors import BodyloopError, ConfigError, FileError, InputError, MissingDependency
 from bodyloop.masks import Masks
 from bodyloop.skeletons import (
     AIC_14,
@@ -220,14 +224,14 @@ def test_mpii_by_hand(tmp_path: Path) -> None:
     assert at(labels, 0, "right_ankle", "right_knee") == [[0, 0, 0], [10, 21, 2]]
 
 
-def test_aic_by_hand(tmp_path: Path) -> None:
+def aic_image() -> dict[str, Any]:
     points = [v for k in range(14) for v in (5 + k, 6 + k, 1 + k % 3)]
-    image = {
-        "image_id": "x",
-        "human_annotations": {"human1": [1, 2, 31, 52]},
-        "keypoint_annotations": {"human1": points},
-    }
-    labels = read_labels(dump(tmp_path / "aic.json", [image]))
+    boxes = {"human1": [1, 2, 31, 52]}
+    return {"image_id": "x", "human_annotations": boxes, "keypoint_annotations": {"human1": points}}
+
+
+def test_aic_by_hand(tmp_path: Path) -> None:
+    labels = read_labels(dump(tmp_path / "aic.json", [aic_image()]))
     assert at(labels, 0, *AIC_14.keypoints[:4]) == [[5, 6, 2], [6, 7, 1], [0, 0, 0], [8, 9, 2]]
     assert labels.annotations[0]["bbox"] == [1, 2, 30, 50] and labels.annotations[0]["area"] == 0.53 * 1500
 
@@ -688,3 +692,81 @@ def test_broken_mat_files(tmp_path: Path) -> None:
 
 def test_every_format_says_what_it_is() -> None:
     assert all(m.ABOUT and callable(m.fits) and callable(m.read) for m in FORMATS.values())
+
+
+# ------------------------------------------------------------------ hostile files
+
+JUNK: tuple[Any, ...] = (
+    None, True, -1, 0, 3.5, 1e300, float("nan"), float("inf"), "x", "", [], {}, [[]], [None], {"a": 1}, 10**30, "1",
+    "..",
+)  # fmt: skip
+
+
+def nodes(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    children = (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    )
+    for key, child in children:
+        yield (*path, key)
+        yield from nodes(child, (*path, key))
+
+
+def spoiled(document: Any, rng: random.Random) -> Any:
+    """The document with something removed, doubled or replaced at any depth."""
+    document = json.loads(json.dumps(document))
+    paths = list(nodes(document))
+    depth = rng.randint(1, max(map(len, paths)))
+    *way, last = rng.choice([p for p in paths if len(p) == depth])
+    place = document
+    for key in way:
+        place = place[key]
+    what = rng.random()
+    if what < 0.3:
+        del place[last]
+    elif what < 0.5 and isinstance(place, list):
+        place.append(place[last])
+    else:
+        place[last] = rng.choice(JUNK)
+    return document
+
+
+def label_studio() -> Any:
+    return task(
+        box("one", 10, 10, 30, 80), point("ear", 20, 50, parentID="one"), point("tail", 30, 50),
+        {"type": "relation", "from_id": "two", "to_id": "ear55"},
+        region("polygonlabels", points=[[10, 10], [40, 10], [40, 90]], polygonlabels=["dog"], id="p", parentID="one"),
+    )  # fmt: skip
+
+
+HOSTILE: dict[str, Callable[[Path], Any]] = {
+    "coco": coco, "whole-body": whole_body, "ochuman": lambda p: ochuman(), "mpii": lambda p: [mpii_entry()],
+    "aic": lambda p: [aic_image()], "label-studio": lambda p: label_studio(),
+    "openpose": lambda p: {"people": [openpose_person(hand_left_keypoints_2d=[5, 6, 1] * 21)]},
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("make", HOSTILE.values(), ids=HOSTILE)
+def test_spoiled_files_are_errors_of_the_package(tmp_path: Path, make: Callable[[Path], Any]) -> None:
+    """Whatever is wrong, reading, checking, converting and training data end well or with one of our errors."""
+    for i in (3, 5):
+        draw(tmp_path / "images" / f"{i}.png")
+    rng = random.Random(0)
+    path = tmp_path / "a_keypoints.json"
+    original, outcomes = make(tmp_path), []
+    for n in range(60):
+        dump(path, spoiled(original, rng))
+        steps: list[Callable[[], object]] = [
+            lambda: read_labels(path).table(),
+            lambda: check_labels(path).text(),
+            lambda n=n: convert(path, tmp_path / str(n), TARGETS[n % len(TARGETS)]),  # type: ignore[misc]
+            lambda: [PersonSet(path, COCO).sample(0)],
+        ]
+        for step in steps:
+            try:
+                step()
+                outcomes.append(True)
+            except (BodyloopError, IndexError) as e:
+                assert isinstance(e, BodyloopError) or "out of bounds" in str(e)  # nobody is left
+                outcomes.append(False)
+    assert len(set(outcomes)) == 2  # some were spoiled, some were not

@@ -7,7 +7,6 @@ what another format's reader refuses is the one error of its file. Which keypoin
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from typing import Any, TypeGuard
 
 from bodyloop.data import suspects
 from bodyloop.data.formats import read_labels
-from bodyloop.data.labels import Labels, Table
+from bodyloop.data.labels import FARTHEST, Labels, Table
 from bodyloop.data.shards import Photos, photos_beside
 from bodyloop.errors import BodyloopError, FileError, InputError
 from bodyloop.records import name_of
@@ -284,15 +283,15 @@ def _row(
     elif min(box[2:]) <= 0 and not row.get("bbox_estimated"):
         yield Problem("box", who, f"width and height are {box[2]:g} and {box[3]:g}")
     for key in ("area", "num_keypoints", "iscrowd"):
-        if key in row and not _numbers([row[key]], 1):
+        if key in row and not _numbers([row[key]], 1, FARTHEST**2):
             yield Problem("annotation", who, f"{key} is {row[key]!r}"[:80])
 
 
-def _numbers(value: object, count: int) -> TypeGuard[list[float]]:
+def _numbers(value: object, count: int, limit: float = FARTHEST) -> TypeGuard[list[float]]:
     return (
         isinstance(value, list)
         and len(value) == count
-        and all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in value)
+        and all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < limit for v in value)
     )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from bodyloop.data.cropcoco_folder import make_folder
 from bodyloop.data.formats import cvat, labelstudio, openpose, read_labels, yolo
 from bodyloop.data.labels import ESTIMATED, FILL, Labels, coco_document
-from bodyloop.data.shards import Photos, inner_parts, photos_beside
+from bodyloop.data.shards import Photos, photos_beside
 from bodyloop.errors import ConfigError, FileError
 from bodyloop.storage import atomic_write
 
@@ -157,11 +157,10 @@ def _write_coco(labels: Labels, out: Path) -> Counter[str]:
 
 def _copy(labels: Labels, photos: Photos, folder: Path, progress: Progress | None) -> None:
     for done, image in enumerate(labels.images, 1):
-        name = str(image.get("file_name", ""))
-        target = folder.joinpath(*inner_parts(name))
+        target = folder / labels.path_of(image)
         make_folder(target.parent)
         with atomic_write(target) as f:
-            f.write(photos[name].read())
+            f.write(photos[str(image["file_name"])].read())
         if progress is not None:
             progress(done, len(labels.images))
 

@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bodyloop.data.cropcoco_folder import inner_path
 from bodyloop.errors import InputError
+from bodyloop.masks import Masks
 from bodyloop.models.checkpoints import sha256_of
 from bodyloop.records import find, integers, look_up, name_of, numbers, records_of, truths
 from bodyloop.skeletons import SKELETONS, Skeleton
@@ -27,6 +29,7 @@ Ints = npt.NDArray[np.int64]
 
 FILL = 0.53  # of a person's box is the person, COCO's mean: areas where a set has none
 MARGIN = np.array([0.10, 0.08])  # in x and y, of the longer side: boxes around keypoints where a set has none
+FARTHEST = 1e6  # px; beyond are mistakes
 PERSON = 1  # id of the category that readers write
 ESTIMATED = ("bbox_estimated", "area_estimated")
 KNOWS = "knows_hidden"  # of "info": false where flag 2 only says "labelled"
@@ -89,9 +92,26 @@ class Labels:
 
     def kind_of(self, row: Mapping[str, Any]) -> str:
         """The name of an annotation's category."""
-        categories = self.document["categories"]
-        mine = next((c for c in categories if c.get("id") == row.get("category_id")), categories[0])
-        return str(mine.get("name", "person"))
+        return str(self.document["categories"][self.category_of(row)].get("name", "person"))
+
+    def category_of(self, row: Mapping[str, Any]) -> int:
+        """The place of an annotation's category among the categories; the first's where there is none such."""
+        ids = [c.get("id") for c in self.document["categories"]]
+        return ids.index(row.get("category_id")) if row.get("category_id") in ids else 0
+
+    def path_of(self, image: Mapping[str, Any]) -> Path:
+        """The photo of an image's record, as a path below whatever folder.
+
+        Raises:
+            InputError: no name, or one that leads out of its folder.
+        """
+        path = inner_path(image.get("file_name"))
+        if path is None:
+            raise InputError(
+                f"{self.path}: image id {image.get('id')}: field 'file_name' must be a path below the photos' folder, "
+                f"got {image.get('file_name')!r}"
+            )
+        return Path(path)
 
     def size_of(self, image: Mapping[str, Any]) -> tuple[int, int]:
         """(width, height) of an image's record.
@@ -118,9 +138,14 @@ class Labels:
         known = integers(images, "id", f"{self.path}: image")
         order = np.argsort(known, kind="stable")
         image = order[look_up(rows, "image_id", known[order], where, "image in the file")]
-        box = numbers(rows, "bbox", where, (4,))
         k = len(self.skeleton)
-        keypoints = numbers(rows, "keypoints", where, (3 * k,)).reshape(-1, k, 3)
+        box, flat = numbers(rows, "bbox", where, (4,)), numbers(rows, "keypoints", where, (3 * k,))
+        for key, values in (("bbox", box), ("keypoints", flat)):
+            away = np.flatnonzero((np.abs(values) > FARTHEST).any(axis=1))
+            if len(away):
+                who = f"{where} {name_of(rows[away[0]], int(away[0]))}"
+                raise InputError(f"{who}: field {key!r} has numbers beyond a million px; correct them")
+        keypoints = flat.reshape(-1, k, 3)
         flags = keypoints[..., 2]
         bad = ~np.isin(flags, (0, 1, 2, 3)).all(axis=1)
         if bad.any():
@@ -130,13 +155,13 @@ class Labels:
                 f"or 3 (outside the window), got {sorted(set(flags[i].tolist()))}; is it a file of results?"
             )
         area = numbers(rows, "area", where, (), default=np.nan)
-        counted = numbers(rows, "num_keypoints", where, (), default=np.nan)
+        counted = np.clip(numbers(rows, "num_keypoints", where, (), default=np.nan), -1, FARTHEST)
         return Table(
             ids=integers(rows, "id", where),
             image=image,
             boxes=np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], axis=1),
             keypoints=keypoints,
-            area=np.where(np.isnan(area), FILL * box[:, 2] * box[:, 3], area),
+            area=np.where(np.isfinite(area), area, FILL * box[:, 2] * box[:, 3]),
             crowd=truths(rows, "iscrowd", where),
             labelled=np.where(np.isnan(counted), (flags > 0).sum(axis=1), counted).astype(np.int64),
         )
@@ -206,10 +231,19 @@ def array(value: object, shape: tuple[int, ...], where: str) -> Floats:
     except (TypeError, ValueError, OverflowError):
         a = np.full(0, np.nan)
     fits = a.ndim == len(shape) and all(n in (-1, m) for n, m in zip(shape, a.shape, strict=True))
-    if not fits or not np.isfinite(a).all():
+    if not fits or not (np.abs(a) < FARTHEST**2).all():  # NaN is not
         told = " x ".join("n" if n < 0 else str(n) for n in shape) or "one"
         raise InputError(f"{where} must be {told} finite numbers, got {str(value)[:60]}")
     return a
+
+
+def photo_size(width: object, height: object, where: str) -> tuple[int, int]:
+    """(width, height) of a photo, or an InputError that begins with ``where``."""
+    w, h = array([width, height], (2,), f"{where}: width and height").tolist()
+    try:
+        return Masks.empty(0, (w, h)).size
+    except InputError as e:
+        raise InputError(f"{where}: {e}") from e
 
 
 def box_around(keypoints: Floats) -> Floats:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bodyloop.data.formats import read_labels
-from bodyloop.data.labels import Labels, Table, columns_from, digest_of
+from bodyloop.data.labels import FARTHEST, Labels, Table, columns_from, digest_of
 from bodyloop.data.sample import U8, Sample
 from bodyloop.data.shards import Photos, photos_beside
 from bodyloop.errors import ConfigError, FileError, InputError
@@ -104,6 +104,10 @@ class PersonSet:
         sizes = np.stack([told["width"], told["height"]], axis=1)
         for i in used[~(sizes[used] > 0).all(axis=1)].tolist():
             sizes[i] = self.photos.size(str(images[i].get("file_name", "")))
+        odd = used[((sizes[used] > FARTHEST) | (sizes[used] != np.floor(sizes[used]))).any(axis=1)]
+        if len(odd):
+            who = f"{self.path}: image id {images[odd[0]]['id']}"
+            raise InputError(f"{who}: width and height must be whole pixels, got {sizes[odd[0]]}")
         return sizes
 
     @property

@@ -18,7 +18,7 @@ from bodyloop.skeletons import COCO_WHOLEBODY_133, HALPE_136, Skeleton
 
 NAME = "coco"
 ABOUT = "COCO keypoints, CropCOCO, CrowdPose, COCO-WholeBody, Halpe, and others in their layout (.json)"
-PARTS = {"foot_kpts": 6, "face_kpts": 68, "lefthand_kpts": 21, "righthand_kpts": 21}
+PARTS = {"keypoints": 17, "foot_kpts": 6, "face_kpts": 68, "lefthand_kpts": 21, "righthand_kpts": 21}
 _BY_COUNT = {len(s): s for s in (COCO_WHOLEBODY_133, HALPE_136)}
 
 
@@ -93,7 +93,7 @@ def _named(content: Mapping[str, Any], ids: Sequence[Any], skeleton: Skeleton) -
 
 def _whole_body(row: Mapping[str, Any], number: int, origin: str) -> dict[str, Any]:
     """An annotation whose five lists are one."""
-    points = list(row.get("keypoints") or [])
+    points: list[Any] = []
     for key, count in PARTS.items():
         part = row.get(key)
         if not isinstance(part, list) or len(part) != 3 * count:

@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from bodyloop.data.labels import Floats, Labels, array, document, person, rows_of, skeleton_of
+from bodyloop.data.labels import Floats, Labels, array, document, person, photo_size, rows_of, skeleton_of
 from bodyloop.errors import FileError, InputError
 from bodyloop.masks import Masks
 from bodyloop.storage import atomic_write
@@ -71,7 +71,7 @@ def read(path: Path, content: Element) -> Labels:
     kinds: dict[str, int] = {}
     for e in content.iter("image"):
         where = f"{path}: image {e.get('name')!r}"
-        w, h = (int(v) for v in array([e.get("width"), e.get("height")], (2,), f"{where}: its size"))
+        w, h = photo_size(e.get("width"), e.get("height"), where)
         images.append({"id": len(images) + 1, "file_name": str(e.get("name")), "width": w, "height": h})
         for group in _groups(e, where):
             label = next((_label(s) for s in group if s.tag != "points"), "person")
@@ -185,7 +185,7 @@ def write(labels: Labels, out: Path) -> Counter[str]:
         size = labels.size_of(image)
         told = {
             "id": str(number),
-            "name": str(image["file_name"]),
+            "name": labels.path_of(image).as_posix(),
             "width": str(size[0]),
             "height": str(size[1]),
         }

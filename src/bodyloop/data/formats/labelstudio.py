@@ -23,7 +23,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from bodyloop.data.formats import cvat
-from bodyloop.data.labels import Floats, Labels, array, document, person, rows_of, skeleton_of
+from bodyloop.data.labels import Floats, Labels, array, document, person, photo_size, rows_of, skeleton_of
 from bodyloop.errors import InputError
 from bodyloop.masks import Masks
 from bodyloop.records import check_objects
@@ -91,11 +91,15 @@ def _types(regions: Iterable[Region]) -> set[str]:
 
 def _regions(task: Mapping[str, Any], notes: Counter[str]) -> list[Region]:
     """Regions and relations of the annotation that is taken."""
-    done = [a for a in task.get("annotations") or () if isinstance(a, Mapping) and not a.get("was_cancelled")]
-    done = done or [a for a in task.get("predictions") or () if isinstance(a, Mapping)]
+    done = [a for a in _objects(task.get("annotations")) if not a.get("was_cancelled")]
+    done = done or _objects(task.get("predictions"))
     if len(done) > 1:
         notes["annotations of tasks beside the first"] += len(done) - 1
-    return [r for r in (done[0].get("result") or () if done else ()) if isinstance(r, Mapping)]
+    return _objects(done[0].get("result")) if done else []
+
+
+def _objects(value: object) -> list[Mapping[str, Any]]:
+    return [v for v in value if isinstance(v, Mapping)] if isinstance(value, list) else []
 
 
 def _names(path: Path, regions: Iterable[Region]) -> list[str]:
@@ -119,7 +123,7 @@ def _kind(regions: Iterable[Region]) -> str:
 
 def _photo(task: Mapping[str, Any], where: str) -> str:
     """The file's name of an uploaded, local or remote photo."""
-    data = task["data"]
+    data = task.get("data")
     texts = [v for v in data.values() if isinstance(v, str)] if isinstance(data, Mapping) else []
     told = data.get("image", texts[0] if texts else None) if isinstance(data, Mapping) else None
     if not isinstance(told, str):
@@ -136,9 +140,8 @@ def _photo(task: Mapping[str, Any], where: str) -> str:
 def _size(task: Mapping[str, Any], regions: Iterable[Region], where: str) -> tuple[int, int] | None:
     for r in regions:
         if "original_width" in r:
-            w, h = array([r["original_width"], r.get("original_height")], (2,), f"{where}: size of the photo")
-            return int(w), int(h)
-    data = task["data"]
+            return photo_size(r["original_width"], r.get("original_height"), where)
+    data = task.get("data")
     w, h = (data.get("width"), data.get("height")) if isinstance(data, Mapping) else (None, None)
     return (w, h) if isinstance(w, int) and isinstance(h, int) else None
 
@@ -232,7 +235,7 @@ def write(labels: Labels, out: Path) -> Counter[str]:
             percent = np.array(whole) / 100
             result += _person_regions(labels, n, table.boxes[n], table.keypoints[n], percent, told)
             result += _outline_regions(labels, n, whole, told, lost)
-        data = {"image": str(image["file_name"]), "width": whole[0], "height": whole[1]}
+        data = {"image": labels.path_of(image).as_posix(), "width": whole[0], "height": whole[1]}
         tasks.append({"id": image["id"], "data": data, "annotations": [{"result": result}]})
     with atomic_write(out.with_name(out.stem + CONFIG)) as f:
         f.write(_config(labels))

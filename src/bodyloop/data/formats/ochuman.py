@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bodyloop.data.labels import Floats, Labels, array, document, person, skeleton_of
+from bodyloop.data.labels import Floats, Labels, array, document, person, photo_size, skeleton_of
 from bodyloop.errors import InputError
 from bodyloop.masks import Masks
 from bodyloop.records import records_of
@@ -46,9 +46,7 @@ def read(path: Path, content: Mapping[str, Any]) -> Labels:
     rows: list[dict[str, Any]] = []
     for number, image in enumerate(records_of(content, "images", origin), 1):
         where = f"{origin}: image {image.get('image_id', number)}"
-        width, height = (
-            int(v) for v in array([image.get("width"), image.get("height")], (2,), f"{where}: its size")
-        )
+        width, height = photo_size(image.get("width"), image.get("height"), where)
         name = str(image.get("file_name", ""))
         images.append({"id": number, "file_name": name, "width": width, "height": height})
         for i, row in enumerate(records_of(image, "annotations", where)):
@@ -79,12 +77,13 @@ def _outline(segms: object, size: tuple[int, int], who: str) -> object:
     """Polygons, or an RLE where there are holes, which polygons cannot have."""
     if not segms:
         return None
-    if not isinstance(segms, Mapping) or not isinstance(segms.get("outer"), list):
+    outer, inner = (segms.get(k) for k in ("outer", "inner")) if isinstance(segms, Mapping) else (None, None)
+    if not isinstance(outer, list) or not isinstance(inner, list | None):
         raise InputError(f"{who}: segms must have the lists 'outer' and 'inner'")
-    if not segms.get("inner"):
-        return segms["outer"]
+    if not inner:
+        return outer
     try:
-        whole, holes = Masks.from_polygons([segms["outer"], segms["inner"]], size).bitmaps()
+        whole, holes = Masks.from_polygons([outer, inner], size).bitmaps()
     except InputError as e:
         raise InputError(f"{who}: segms: {e}") from e
     return dict(Masks.from_bitmaps([whole & ~holes]).rle(0))

@@ -72,7 +72,8 @@ def read(path: Path, content: object, photos: Photos | None = None) -> Labels:
     root = path if path.is_dir() else path.parent
     found = [(f, _people(f)) for f in files]
     parts = {key for _, people in found for p in people for key in PARTS if p.get(key)}
-    sizes = {len(p.get("pose_keypoints_2d") or ()) for _, people in found for p in people}
+    told = [p.get("pose_keypoints_2d") for _, people in found for p in people]
+    sizes = {len(t) for t in told if isinstance(t, list)}
     body = BODY_18 if sizes <= {0, 54} and 54 in sizes else BODY_25
     names = (*body.keypoints, *(n for key, of in PARTS.items() if key in parts for n in of))
     skeleton = Skeleton.define(body.name if not parts else f"{body.name}-whole", names)
@@ -128,8 +129,8 @@ def write(labels: Labels, out: Path) -> Counter[str]:
             lost[f"keypoints {name}"] = int((flags[:, i] > 0).sum())
     texts: dict[Path, str] = {}
     for image, mine in zip(labels.images, rows_of(labels), strict=True):
-        place = out / Path(str(image["file_name"])).with_suffix("")
-        place = place.with_name(place.name + ENDING)
+        place = out / labels.path_of(image)
+        place = place.with_name(place.stem + ENDING)
         if place in texts:
             raise InputError(f"{labels.path}: two images would be {place}; rename one")
         people = [_person(table.keypoints[n], places, lost) for n in mine]

@@ -77,9 +77,15 @@ def read(path: Path, content: Mapping[str, Any], split: str = SPLIT) -> Labels:
             for where, numbers in _rows(labels):
                 rows.append(_person(len(rows) + 1, len(images), numbers, size, len(skeleton), flagged, where))
     names = content.get("names") or ["person"]
-    classes = dict(enumerate(names) if isinstance(names, Sequence) else names)
+    classes = (
+        names
+        if isinstance(names, Mapping)
+        else dict(enumerate(names if isinstance(names, list) else [names]))
+    )
+    if not all(isinstance(c, int) for c in classes):
+        raise InputError(f"{path}: names must be a list, or a table from 0 on")
     fields = document([], [], skeleton)["categories"][0]
-    categories = [{**fields, "id": int(c) + 1, "name": str(n)} for c, n in classes.items()]
+    categories = [{**fields, "id": c + 1, "name": str(n)} for c, n in classes.items()]
     content_ = {"images": images, "annotations": rows, "categories": categories}
     return Labels(path, NAME, content_, skeleton, tuple(files), photos=root, knows_hidden=flagged)
 
@@ -177,9 +183,8 @@ def write(labels: Labels, out: Path, split: str = SPLIT) -> Counter[str]:
     table, lost = labels.table(), Counter[str]()
     sizes = [labels.size_of(i) for i in labels.images]
     texts: dict[Path, str] = {}
-    order = {c["id"]: i for i, c in enumerate(labels.document["categories"])}
     for image, size, mine in zip(labels.images, sizes, rows_of(labels), strict=True):
-        place = out / "labels" / split / Path(str(image["file_name"])).with_suffix(".txt")
+        place = out / "labels" / split / labels.path_of(image).with_suffix(".txt")
         if place in texts:
             raise InputError(f"{labels.path}: two images would have the labels {place}; rename one")
         lines = []
@@ -190,7 +195,7 @@ def write(labels: Labels, out: Path, split: str = SPLIT) -> Counter[str]:
             k, outside = _inside(table.keypoints[n], np.array(size, float))
             lost["keypoints outside their photo"] += outside
             numbers = _row(table.boxes[n], k, np.array(size, float), lost)
-            lines.append(f"{order.get(labels.annotations[n].get('category_id'), 0)} {numbers}\n")
+            lines.append(f"{labels.category_of(labels.annotations[n])} {numbers}\n")
         texts[place] = "".join(lines)
     _write_all(labels, out, split, texts)
     return lost
