@@ -3,7 +3,8 @@
     python benchmarks/calibration.py DATA/coco/dev.json [--model pmpose-n] [--splits 20]
 
 The model is run once (annotated boxes, flip test); every split fits thresholds on half of the photos and judges
-them on the other half. Printed are means over the splits, and the range of the splits' coverage.
+them on the other half. Printed are means over the splits, the range of the splits' coverage, and what an average
+hides: keypoints labelled as visible and as hidden, and maps by their spread.
 """
 
 from __future__ import annotations
@@ -15,9 +16,24 @@ import numpy as np
 
 from bodyloop.api import load_pose
 from bodyloop.calibrate import over_splits
-from bodyloop.calibrate.listen import Listener, Regions
+from bodyloop.calibrate.listen import Heard, Listener, Regions
 from bodyloop.eval.boxed import predict_boxed
 from bodyloop.eval.photos import PhotoSet
+from bodyloop.maps import moments
+
+
+class Kinds:
+    """Whether each keypoint is hidden, and how far its map spreads."""
+
+    def __init__(self) -> None:
+        self.hidden: list[np.ndarray] = []
+        self.spread: list[np.ndarray] = []
+
+    def __call__(self, heard: Heard) -> None:
+        """Listen to a photo."""
+        covariance = moments(heard.maps).covariance[heard.counted]
+        self.hidden.append(heard.hidden[heard.counted])
+        self.spread.append(np.sqrt(np.trace(covariance, axis1=1, axis2=2) / 2))
 
 
 def main() -> None:
@@ -32,7 +48,10 @@ def main() -> None:
     asked = parser.parse_args()
     photos = PhotoSet.open(asked.data)
     model, heard = load_pose(asked.model, threads=1, detector=None), Regions(keep=True)
-    predict_boxed(Listener(model, photos, [heard]), photos, flip=not asked.no_flip)
+    kinds = Kinds()
+    predict_boxed(Listener(model, photos, [heard, kinds]), photos, flip=not asked.no_flip)
+    hidden, spread = np.concatenate(kinds.hidden), np.concatenate(kinds.spread)
+    quarter = np.searchsorted(np.quantile(spread, [0.25, 0.5, 0.75]), spread)
     names = model.skeleton.keypoints
     print(f"{model}: {len(heard.scores.score)} keypoints in {len(np.unique(heard.scores.image))} photos")
     for alpha in (0.2, 0.1, 0.05):
@@ -47,6 +66,13 @@ def main() -> None:
             f"{each[best]:.4f} ({best}); share of the window: median {n['median_share'].mean():.4f}, mean "
             f"{n['mean_share'].mean():.4f}; whole windows {n['whole_windows'].mean():.4f}"
         )
+        parts = {
+            "visible": ~hidden,
+            "hidden": hidden,
+            **{f"spread {q + 1}/4": quarter == q for q in range(4)},
+        }
+        held = {k: np.mean([j.covered[of[j.row]].mean() for j in judged]) for k, of in parts.items()}
+        print("    " + ", ".join(f"{k} {v:.4f}" for k, v in held.items()))
 
 
 if __name__ == "__main__":

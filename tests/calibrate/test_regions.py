@@ -46,6 +46,7 @@ def judged() -> JudgedRegions:
         np.array([0.1, 0.2, 1.0, 0.5]),
         np.array([0, 0, 1, 0]),
         np.array([5, 5, 5, 8]),
+        np.arange(4),
     )
 
 
@@ -64,6 +65,6 @@ def test_numbers_of_regions() -> None:
 
 def test_numbers_of_no_regions() -> None:
     none = np.zeros(0, np.int64)
-    r = JudgedRegions(0.1, ("nose",), np.zeros(0, bool), np.zeros(0), none, none)
+    r = JudgedRegions(0.1, ("nose",), np.zeros(0, bool), np.zeros(0), none, none, none)
     assert all(np.isnan(v) for k, v in r.numbers().items() if k not in ("alpha", "keypoints"))
     assert r.each == {} and np.isnan(r.interval(10, 0).low)

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from bodyloop.api import load_pose
-from bodyloop.calibrate import CalibrationReport, Wanted, calibrate, false_alarms, split
+from bodyloop.calibrate import CalibrationReport, Wanted, calibrate, split
+from bodyloop.calibrate.report import Change
 from bodyloop.engines.onnx import OnnxEngine
 from bodyloop.errors import ConfigError, FileError, InputError, ModelError
+from bodyloop.eval.bootstrap import Difference, Interval
 from bodyloop.eval.photos import PhotoSet
 from bodyloop.maps import sparsemax, sparsemax_newton
 from bodyloop.models.cards import Accuracy
@@ -91,7 +93,7 @@ def test_the_report_is_about_other_photos_and_says_what_changed(made: Made) -> N
     changes = {c.name: c for c in report.changes}
     for name in ("map calibration error", "presence log loss", "visibility log loss"):
         c = changes[name]
-        assert c.after.value < c.before.value and c.change.high < 0
+        assert c.after.value < c.before.value and c.change.high < 0 and c.verdict == "better"
         assert c.change.value == pytest.approx(c.after.value - c.before.value)
         assert c.before.low <= c.before.value <= c.before.high or "error" in name
     assert "OKS of the points" in changes
@@ -143,6 +145,10 @@ def test_the_cards_accuracy_says_what_is_of_before_and_what_of_now(made: Made) -
     rows = {(a.metric, a.source): a for a in made[2].card.accuracy}
     assert rows["AP", "bodyloop eval pose"].protocol == "flip test (before calibration)"
     assert ("map calibration error", "bodyloop calibrate x") not in rows
+    alarms = [a for (metric, _), a in rows.items() if metric.startswith("keypoints outside called present")]
+    assert len(alarms) == 1 and alarms[0].value == pytest.approx(
+        made[2].decisions[1].false_alarms.value, abs=1e-4
+    )
     error = rows["map calibration error", "bodyloop calibrate m"]
     assert "before calibration" in error.protocol and error.interval is not None
     assert rows["coverage of the 90% regions", "bodyloop calibrate m"].value == pytest.approx(
@@ -279,9 +285,21 @@ def test_numbers_out_of_range() -> None:
             Wanted(**{name: 1.0})  # type: ignore[arg-type]
 
 
-def test_false_alarms_of_the_report_are_those_of_the_function() -> None:
-    assert false_alarms([0.5], [1], 0.5).tolist() == [1.0]
-
-
 def _sum(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("better", "low", "high", "verdict"),
+    [
+        ("less", -2.0, -1.0, "better"), ("less", 1.0, 2.0, "worse"), ("more", -2.0, -1.0, "worse"),
+        ("more", 1.0, 2.0, "better"), ("less", -1.0, 1.0, ""), ("", 1.0, 2.0, ""), ("less", np.nan, np.nan, ""),
+    ],
+)  # fmt: skip
+def test_a_change_is_called_better_or_worse_where_its_interval_says_so(
+    better: str, low: float, high: float, verdict: str
+) -> None:
+    one = Interval(1.0, 0.9, 1.1)
+    change = Change("error", better, one, one, Difference((low + high) / 2, low, high, 0.01))
+    assert change.verdict == verdict and change.to_json()["verdict"] == verdict
+    assert change.line().endswith(verdict)

@@ -89,9 +89,11 @@ def test_few_photos_change_nothing_and_many_do() -> None:
     z = rng.normal(0, 2, 4000)
     truth = rng.random(4000) < 1 / (1 + np.exp(-z / 1.3))
     losses = log_losses(1 / (1 + np.exp(-z)), truth, tried_temperatures(1.0))
-    few = fit_temperature(losses[:40], 1.0, np.arange(40) // 10)
+    few = fit_temperature(losses[:250], 1.0, np.arange(250) // 10)
+    too_few = fit_temperature(losses, 1.0, np.arange(4000) // 250)  # 16 photos, however many keypoints
     many = fit_temperature(losses, 1.0, np.arange(4000) // 10)
     assert few.value == 1.0 and "kept" in str(few)
+    assert too_few.value == 1.0 and (too_few.low, too_few.high) == (1 / 16, 16) and too_few.best == many.best
     assert many.value == many.best > 1.15 and "kept" not in str(many)
     assert many == fit_temperature(losses, 1.0, np.arange(4000) // 10)  # seeded
 

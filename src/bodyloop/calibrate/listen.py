@@ -35,7 +35,8 @@ class Heard:
     Attributes:
         maps: (n, K, h, w) of the widest layer; logits: (n, K, h, w) of the crop as it is, None if not asked for.
         variances: (K,) of the OKS kernels.
-        cells: (n, K, 2) int x y; counted: (n, K) whether the keypoint is labelled in its window.
+        cells: (n, K, 2) int x y; counted: (n, K) whether the keypoint is labelled in its window; hidden: (n, K) whether
+            it is labelled as hidden.
         image: id of the photo.
     """
 
@@ -44,6 +45,7 @@ class Heard:
     variances: Floats
     cells: Ints
     counted: npt.NDArray[np.bool_]
+    hidden: npt.NDArray[np.bool_]
     image: int
 
 
@@ -102,7 +104,9 @@ class Listener:
         layer = people.maps.widest
         cells, counted = true_cells(layer.crop, labels[..., :2], flags)
         logits = None if self._logits is None else people.extra[self._logits]
-        return Heard(layer.values, logits, people.maps.variances, cells, counted, mine[0]["image_id"])
+        return Heard(
+            layer.values, logits, people.maps.variances, cells, counted, flags == 1, mine[0]["image_id"]
+        )
 
 
 class Losses:
@@ -201,7 +205,13 @@ class Regions:
         share = np.concatenate([np.zeros((len(alphas), 0)), *self._shares], axis=1)
         return tuple(
             JudgedRegions(
-                alpha, names, s.score <= self._thresholds[a, s.keypoint], share[a], s.keypoint, s.image
+                alpha,
+                names,
+                s.score <= self._thresholds[a, s.keypoint],
+                share[a],
+                s.keypoint,
+                s.image,
+                np.arange(len(s.score)),
             )
             for a, alpha in enumerate(alphas)
         )

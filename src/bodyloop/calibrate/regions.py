@@ -73,7 +73,7 @@ def over_splits(
         rest = np.flatnonzero(~first)
         share = np.array([np.searchsorted(cells[i], threshold[i], "right") for i in rest]) / cells.shape[1]
         covered = known.score[rest] <= threshold[rest]
-        out.append(JudgedRegions(alpha, names, covered, share, known.keypoint[rest], known.image[rest]))
+        out.append(JudgedRegions(alpha, names, covered, share, known.keypoint[rest], known.image[rest], rest))
     return out
 
 
@@ -85,7 +85,7 @@ class JudgedRegions:
         alpha: what they may miss.
         names: (K,) of the keypoints.
         covered: (M,) whether each region holds the truth; share: (M,) its cells over those of the window.
-        keypoint, image: (M,).
+        keypoint, image: (M,); row: (M,) index of each among all scores.
     """
 
     alpha: float
@@ -94,6 +94,7 @@ class JudgedRegions:
     share: Floats
     keypoint: Ints
     image: Ints
+    row: Ints
 
     @property
     def coverage(self) -> float:

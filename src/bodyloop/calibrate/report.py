@@ -38,7 +38,15 @@ class Change:
     def to_json(self) -> dict[str, object]:
         """Plain json."""
         parts = {n: getattr(self, n).to_json() for n in ("before", "after", "change")}
-        return {"name": self.name, "better": self.better, **parts}
+        return {"name": self.name, "better": self.better, "verdict": self.verdict, **parts}
+
+    @property
+    def verdict(self) -> str:
+        """ "better" or "worse" where the interval of the change says so, else ""."""
+        fell, rose = self.change.high < 0, self.change.low > 0
+        if not self.better or not (fell or rose):
+            return ""
+        return "better" if fell == (self.better == "less") else "worse"
 
     def line(self) -> str:
         """As a line of a table."""
@@ -46,7 +54,7 @@ class Change:
             f"{i.value:{sign}.4g} ({i.low:{sign}.3g} to {i.high:{sign}.3g})"
             for i, sign in ((self.before, ""), (self.after, ""), (self.change, "+"))
         ]
-        return f"{self.name:<26}" + "".join(f"{c:<34}" for c in cells) + f"p = {self.change.p_value:.3g}"
+        return f"{self.name:<26}" + "".join(f"{c:<36}" for c in cells) + self.verdict
 
 
 @dataclass(frozen=True)
@@ -139,7 +147,7 @@ class CalibrationReport:
         lines += [f"temperature of {name:<11} {t}" for name, t in self.temperatures.items()]
         if self.newton_steps is not None:
             lines.append("Newton steps of the file   {} -> {}".format(*self.newton_steps))
-        lines += ["", f"{'':26}{'before':<34}{'after':<34}{'change':<34}with 95 % intervals over photographs"]
+        lines += ["", f"{'':26}{'before':<36}{'after':<36}{'change':<36}(95 % over photographs)"]
         lines += [c.line() for c in self.changes]
         if self.presence is not None:
             lines += ["", str(self.presence)]
@@ -327,6 +335,14 @@ def accuracy_rows(report: CalibrationReport, command: str) -> tuple[Accuracy, ..
             numbers = f"median {r.median_share:.1%} of the window, {r.whole:.1%} of the regions are all of it"
             name = f"coverage of the {1 - r.alpha:.0%} regions"
             rows.append(_row(report, name, report.interval(r), numbers, command))
+    if len(report.decisions) == 2:
+        before, after = report.decisions
+        told = (
+            f"finds {after.recall:.4f} of those inside; at {before.threshold:.3f} before calibration: "
+            f"{before.false_alarms.value:.4f}, finds {before.recall:.4f}"
+        )
+        name = f"keypoints outside called present at {after.threshold:.3f}, mean over photographs"
+        rows.append(_row(report, name, after.false_alarms, told, command))
     return tuple(rows)
 
 

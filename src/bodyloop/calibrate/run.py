@@ -159,7 +159,7 @@ def calibrate(
         decisions=judged.decisions,
         regions=judged.regions,
         cropped=judged.cropped,
-        notes=_notes(fitted, presence, photographs, found),
+        notes=_notes(fitted, judged, presence, photographs, found),
     )
     final = replace(ready, accuracy=accuracy_rows(made, command))
     written = rewrite(source, target, final, steps=counted.enough, overwrite=overwrite)
@@ -208,6 +208,7 @@ def _carded(
 
 def _notes(
     temperatures: Mapping[str, Fitted],
+    judged: step.Judged,
     presence: Controlled | None,
     photographs: npt.NDArray[np.int64],
     card: Card,
@@ -216,6 +217,9 @@ def _notes(
     for name, t in temperatures.items():
         if not 1.01 / RANGE < t.best / t.before < RANGE / 1.01:
             notes.append(f"the temperature of {name} is at the end of the range that was tried")
+    worse = [c.name for c in judged.changes if c.verdict == "worse"]
+    if worse:
+        notes.append(f"got worse: {', '.join(worse)}")
     if presence is None:
         notes.append("no presence threshold: the model has no presence, or no photo shows somebody cut off")
     elif presence.threshold is None:

@@ -27,6 +27,7 @@ RANGE = 16.0  # temperatures are looked for between a sixteenth and sixteen time
 PER_OCTAVE = 4  # tried temperatures; the least loss is found between them
 RESAMPLES = 1000
 LEVEL = 0.99  # of the interval that decides whether a temperature is changed
+LEAST_PHOTOS = 20  # resamples of fewer photos look surer than they are: the interval is all that was tried
 CLIP = 1e-7  # probabilities of 0 and 1 have no logit
 STEP_TOLERANCE = 1e-6  # a cell's mass may be off by that much in a file of fixed Newton steps
 MOST_STEPS = 32  # float32 needs fewer
@@ -79,8 +80,11 @@ def fit_temperature(losses: npt.ArrayLike, now: float, image: npt.ArrayLike, see
     if not len(mean):
         raise InputError("there is no keypoint labelled in its window: nothing to fit a temperature on")
     ids, at = np.unique(np.asarray(image), return_inverse=True)
-    weights = boot.draw(len(ids), np.random.default_rng(seed), RESAMPLES)
-    low, high = np.quantile(_least(boot.sums(mean, at, weights), tried), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = tried[[0, -1]]
+    if len(ids) >= LEAST_PHOTOS:
+        weights = boot.draw(len(ids), np.random.default_rng(seed), RESAMPLES)
+        resampled = _least(boot.sums(mean, at, weights), tried)
+        low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     best = float(_least(mean.sum(axis=0)[None], tried)[0])
     return Fitted(float(now), best, float(low), float(high))
 
