@@ -26,7 +26,7 @@ Bools = npt.NDArray[np.bool_]
 PAIRS_AT_ONCE = 200_000  # bounds the memory, to some 50 MB
 CELLS_AT_ONCE = 100_000  # keypoints of pairs: arrays that stay in the processor's cache
 ROWS_AT_ONCE = 600  # people, likewise
-FAR = 40.0  # a keypoint whose exponent is beyond scores less than 1e-17: nothing, even in the mean of one
+FAR = 746.0  # the exponential of minus that is 0: such keypoints need not be measured
 OUT = 3  # the flag of a labelled keypoint out of its window
 
 
@@ -60,7 +60,7 @@ class LevelOks:
 
     At each level: the mean of exp(-d^2 / (2 (2 sigma)^2 area)) over the annotation's keypoints of that level; for
     an annotation without any (a crowd, unlabelled), d is the distance to its region and the mean runs over all K.
-    Pairs so far apart that no keypoint can score 1e-17 (half of all, without windows) are 0 without being measured.
+    Pairs so far apart that every keypoint's score would be rounded to 0 are not measured.
 
     Args:
         predicted: (P, K, 3+) x y; truth: (G, K, 3+) x y; flags: (G, K), > 0 for labelled.
