@@ -73,7 +73,9 @@ def test_same_as_the_walk(scenes: list[tuple[np.ndarray, np.ndarray, np.ndarray]
                 assert r.ignored[a, t, rows].tolist() == flags
 
 
-def test_results_do_not_depend_on_how_many_area_ranges_go_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_do_not_depend_on_how_many_outcomes_are_worked_out_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rng = np.random.default_rng(0)
     image, truth = np.sort(rng.integers(0, 50, 300)), np.sort(rng.integers(0, 50, 120))
     zero = np.zeros(300, np.int64)
@@ -84,14 +86,16 @@ def test_results_do_not_depend_on_how_many_area_ranges_go_at_once(monkeypatch: p
         rng.uniform(size=(30, 120)) < 0.3,  # 30 area ranges by 3 thresholds: more than 64
         rng.uniform(size=120) < 0.2,
         rng.uniform(size=(30, 300)) < 0.2,
-        THRESHOLDS,
     )
-    together = m.match(*args)
-    monkeypatch.setattr(m, "BITS", 3)
-    single = m.match(*args)
-    assert np.array_equal(together.annotation, single.annotation)
-    assert np.array_equal(together.ignored, single.ignored)
-    assert (together.annotation >= 0).any()
+    for thresholds in (THRESHOLDS, np.linspace(0.01, 1, 100)):
+        together = m.match(*args, thresholds)
+        monkeypatch.setattr(m, "BITS", 2)
+        single = m.match(*args, thresholds)
+        monkeypatch.undo()
+        assert np.array_equal(together.annotation, single.annotation)
+        assert np.array_equal(together.ignored, single.ignored)
+        assert (together.annotation >= 0).any()
+    assert m.match(*args, np.zeros(0)).annotation.shape == (30, 0, 300)
 
 
 def test_only_the_best_take_part_and_ties_keep_file_order() -> None:

@@ -22,7 +22,7 @@ Bools = npt.NDArray[np.bool_]
 Bits = npt.NDArray[np.uint64]
 
 CLOSEST = 1 - 1e-10  # a similarity of 1 minus rounding still passes a threshold of 1 (pycocotools)
-BITS = 64
+BITS = 63  # of an integer: outcomes (area range and threshold) that are worked out at once
 ONE, ALL = np.uint64(1), np.uint64(2**64 - 1)
 
 
@@ -164,24 +164,26 @@ def match(
         ignored: (A, G) annotations (sorted positions) that are not to be found.
         crowd: (G,) annotations that may be matched any number of times.
         outside: (A, P) predictions whose own area lies outside the range: ignored unless matched.
-        thresholds: (T,) least similarity of a match; at most 64.
+        thresholds: (T,) least similarity of a match.
 
     Of the annotations that pass, one that counts goes before one that is ignored, then the most similar one,
     then the later one in the file.
     """
-    t, step = len(thresholds), BITS // len(thresholds)
-    least = float(thresholds.min(initial=1.0))
-    c = _candidates(pairing, similarity, min(least, CLOSEST))
+    t = len(thresholds)
+    bars = np.minimum(thresholds, CLOSEST)
+    c = _candidates(pairing, similarity, float(bars.min(initial=1.0)))
     found = np.full((len(ignored), t, len(pairing.predictions)), -1, np.int32)
     is_ignored = np.repeat(outside[:, None], t, axis=1)
-    for first in range(0, len(ignored), step):
-        at = slice(first, first + step)
-        chosen = _choose(c, ignored[at], crowd, np.minimum(thresholds, CLOSEST))
-        for bit, (a, i) in enumerate(np.ndindex(*found[at].shape[:2])):
-            hit = np.flatnonzero(chosen & (ONE << bit))
-            row, annotation = c.row[hit], c.annotation[hit]
-            found[first + a, i, row] = annotation
-            is_ignored[first + a, i, row] = ignored[first + a, annotation]
+    for low in range(0, t, BITS):
+        some = bars[low : low + BITS]
+        for first in range(0, len(ignored), BITS // len(some)):
+            areas = ignored[first : first + BITS // len(some)]
+            chosen = _choose(c, areas, crowd, some)
+            for bit, (a, i) in enumerate(np.ndindex(len(areas), len(some))):
+                hit = np.flatnonzero(chosen & (ONE << bit))
+                row, annotation = c.row[hit], c.annotation[hit]
+                found[first + a, low + i, row] = annotation
+                is_ignored[first + a, low + i, row] = areas[a, annotation]
     return Matches(found, is_ignored)
 
 
