@@ -150,14 +150,7 @@ def read_ground_truth(
         FileError: the file cannot be read.
         InputError: missing or malformed fields; the message names file, annotation and field.
     """
-    doc: object = source
-    digest = None
-    if isinstance(source, str | os.PathLike):
-        (doc, digest), origin = load_json(source), os.fspath(source)
-    if not isinstance(doc, Mapping):
-        raise InputError(
-            f"{origin}: expected a COCO dictionary, got {type(doc).__name__}; are ground truth and predictions swapped?"
-        )
+    doc, origin, digest = _opened(source, origin)
     images = records_of(doc, "images", origin)
     categories = records_of(doc, "categories", origin)
     annotations = records_of(doc, "annotations", origin)
@@ -174,12 +167,11 @@ def read_ground_truth(
     _refuse(area < 0, annotations, where, "area", "px^2, not negative")
     labelled = numbers(annotations, "num_keypoints", where, (), default=-1.0)
     _refuse(labelled < -1, annotations, where, "num_keypoints", "a count, not negative")
-    sizes = [numbers(images, key, f"{origin}: image", (), default=np.nan) for key in ("width", "height")]
     return GroundTruth(
         origin=origin,
         digest=digest,
         image_ids=image_ids[order],
-        image_sizes=np.stack(sizes, axis=1)[order],
+        image_sizes=_sizes(images, origin)[order],
         file_names=tuple([str(images[i].get("file_name", "")) for i in order.tolist()]),
         category_ids=category_ids,
         keypoint_names=_keypoint_names(categories, origin),
@@ -193,6 +185,25 @@ def read_ground_truth(
         num_keypoints=labelled,
         pad_to_contain=_pads(annotations, where, keypoints),
     )
+
+
+def _opened(source: Source, origin: str) -> tuple[Record, str, str | None]:
+    """A ground truth's json object, what it is called, and the digest of its file."""
+    doc: object = source
+    digest = None
+    if isinstance(source, str | os.PathLike):
+        (doc, digest), origin = load_json(source), os.fspath(source)
+    if not isinstance(doc, Mapping):
+        raise InputError(
+            f"{origin}: expected a COCO dictionary, got {type(doc).__name__}; are ground truth and predictions swapped?"
+        )
+    return doc, origin, digest
+
+
+def _sizes(images: Sequence[Record], origin: str) -> Floats:
+    """(I, 2) width and height, NaN where they are missing."""
+    sides = [numbers(images, key, f"{origin}: image", (), default=np.nan) for key in ("width", "height")]
+    return np.stack(sides, axis=1)
 
 
 def _keypoint_names(categories: Sequence[Record], origin: str) -> tuple[str, ...]:
