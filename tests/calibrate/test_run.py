@@ -183,6 +183,21 @@ def test_a_calibrated_file_can_be_calibrated_again(made: Made, tmp_path: Path) -
     assert sum(a.metric == "map calibration error" for a in again.card.accuracy) == 1
 
 
+def test_temperatures_to_keep_are_kept(tmp_path: Path) -> None:
+    source = write_model(tmp_path / "m.onnx", steps=9)
+    a, b = split(PhotoSet.open(write_photos(tmp_path, 60)), 0.7, 0)
+    wanted = Wanted(flip=False, resamples=20, keep=("maps", "visibility"))
+    report = calibrate(source, tmp_path / "out.onnx", a, b, wanted, threads=1)
+    assert set(report.temperatures) == {"presence"}
+    decode = report.card.decode
+    assert decode is not None
+    assert (decode.temperature, decode.visibility_temperature) == (HAS["maps"], HAS["visibility"])
+    assert decode.presence_temperature > 1.2 and report.card.calibration is not None
+    assert next(c for c in report.changes if c.name == "map calibration error").change.value == 0
+    with pytest.raises(ConfigError, match="no temperature of 'map'; there are maps, presence"):
+        Wanted(keep=("map",))
+
+
 def test_too_few_photos_leave_the_presence_threshold(tmp_path: Path) -> None:
     source = write_model(tmp_path / "m.onnx")
     a, b = split(PhotoSet.open(write_photos(tmp_path, 16)), 0.5, 0)

@@ -39,7 +39,7 @@ def test_one_set_is_split_and_the_report_is_on_the_other_half(tmp_path: Path, mo
 
 
 def test_two_files_and_json(tmp_path: Path, model: Path) -> None:
-    fit, report = write_photos(tmp_path / "a", 24), write_photos(tmp_path / "b", 12, first_id=500)
+    fit, report = write_photos(tmp_path / "a", 63), write_photos(tmp_path / "b", 12, first_id=500)
     out = tmp_path / "new.onnx"
     done = call(
         "calibrate",
@@ -62,7 +62,8 @@ def test_two_files_and_json(tmp_path: Path, model: Path) -> None:
     assert document["temperatures"]["maps"]["after"] > document["temperatures"]["maps"]["before"]
     calibration = find_card(out).calibration
     assert calibration is not None and not calibration.flip
-    assert "--no-flip --alpha 0.25" in find_card(out).accuracy[0].source
+    assert "--no-flip --alpha 0.25 --keep presence --keep visibility" in find_card(out).accuracy[0].source
+    assert set(document["temperatures"]) == {"maps"}
 
 
 def test_it_does_not_report_on_what_it_was_fitted_on(tmp_path: Path, model: Path) -> None:

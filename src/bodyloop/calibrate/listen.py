@@ -14,14 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from bodyloop.calibrate.regions import JudgedRegions, Scores
-from bodyloop.calibrate.temperatures import sparsemax_losses, steps_needed
+from bodyloop.calibrate.temperatures import Tried, coverage_shares, steps_needed
 from bodyloop.errors import ModelError
 from bodyloop.eval.boxed import labels_of
-from bodyloop.eval.calibration import true_cells
+from bodyloop.eval.calibration import LEVELS, true_cells
 from bodyloop.eval.photos import PhotoSet
 from bodyloop.maps import nested_scores
 from bodyloop.people import People
 from bodyloop.pose.estimator import PoseModel
+from bodyloop.pose.inference import MIRRORED
 from bodyloop.skeletons import Skeleton
 
 Floats = npt.NDArray[np.float64]
@@ -33,7 +34,8 @@ class Heard:
     """One photo's n people, keypoints in the model's order.
 
     Attributes:
-        maps: (n, K, h, w) of the widest layer; logits: (n, K, h, w) of the crop as it is, None if not asked for.
+        maps: (n, K, h, w) of the widest layer; logits: (n, K, h, w) of the crop as it is, None if not asked for;
+            mirrored: of the mirrored crop, put back, with the flip test.
         variances: (K,) of the OKS kernels.
         cells: (n, K, 2) int x y; counted: (n, K) whether the keypoint is labelled in its window; hidden: (n, K) whether
             it is labelled as hidden.
@@ -42,6 +44,7 @@ class Heard:
 
     maps: npt.NDArray[np.float32]
     logits: npt.NDArray[np.float32] | None
+    mirrored: npt.NDArray[np.float32] | None
     variances: Floats
     cells: Ints
     counted: npt.NDArray[np.bool_]
@@ -86,7 +89,7 @@ class Listener:
         maps: bool | None = None,
     ) -> list[People]:
         """As the model's own."""
-        extra = () if self._logits is None else (self._logits,)
+        extra = () if self._logits is None else (self._logits, *([MIRRORED + self._logits] if flip else []))
         found = self._model.predict(images, boxes, masks, flip=flip, maps=True, extra=extra)
         for people in found:
             heard = self._heard(people)
@@ -103,36 +106,44 @@ class Listener:
         flags = np.where(self._at >= 0, labels[..., 2], 0)
         layer = people.maps.widest
         cells, counted = true_cells(layer.crop, labels[..., :2], flags)
-        logits = None if self._logits is None else people.extra[self._logits]
+        logits = people.extra.get(self._logits or "")
+        mirrored = people.extra.get(f"{MIRRORED}{self._logits}")
         return Heard(
-            layer.values, logits, people.maps.variances, cells, counted, flags == 1, mine[0]["image_id"]
+            maps=layer.values,
+            logits=logits,
+            mirrored=mirrored,
+            variances=people.maps.variances,
+            cells=cells,
+            counted=counted,
+            hidden=flags == 1,
+            image=mine[0]["image_id"],
         )
 
 
-class Losses:
-    """Sparsemax losses of labelled keypoints at many temperatures."""
+class Sharpness:
+    """How much of the true cells the regions of the maps hold at many temperatures (`coverage_shares`)."""
 
     def __init__(self, temperatures: Floats) -> None:
         self._temperatures = temperatures
-        self._parts: list[Floats] = []
-        self._images: list[Ints] = []
+        self._sums: list[Floats] = []
+        self._counts: list[int] = []
 
     def __call__(self, heard: Heard) -> None:
         """Listen to a photo."""
         assert heard.logits is not None
-        chosen = heard.logits[heard.counted], heard.cells[heard.counted]
-        self._parts.append(sparsemax_losses(*chosen, self._temperatures))
-        self._images.append(np.full(len(chosen[0]), heard.image, np.int64))
+        of = heard.counted
+        if of.any():
+            mirrored = None if heard.mirrored is None else heard.mirrored[of]
+            shares = coverage_shares(heard.logits[of], heard.cells[of], self._temperatures, mirrored)
+            self._sums.append(shares.sum(axis=0))
+            self._counts.append(int(of.sum()))
 
     @property
-    def values(self) -> Floats:
-        """(M, T)."""
-        return np.concatenate([np.zeros((0, len(self._temperatures))), *self._parts])
-
-    @property
-    def images(self) -> Ints:
-        """(M,) ids."""
-        return np.concatenate([np.zeros(0, np.int64), *self._images])
+    def tried(self) -> Tried:
+        """Of all photos heard."""
+        levels = np.array(LEVELS)
+        sums = np.stack(self._sums) if self._sums else np.zeros((0, len(self._temperatures), len(levels)))
+        return Tried(sums, np.array(self._counts, np.float64), levels)
 
 
 class NewtonSteps:
@@ -149,8 +160,9 @@ class NewtonSteps:
     def __call__(self, heard: Heard) -> None:
         """Listen to a photo; from then on ``enough`` is one more than any map has needed, or more."""
         assert heard.logits is not None
-        if self.enough is not None:
-            self.enough = steps_needed(heard.logits, self._temperature, self.enough - 1) + 1
+        for logits in (heard.logits, heard.mirrored):
+            if self.enough is not None and logits is not None:
+                self.enough = steps_needed(logits, self._temperature, self.enough - 1) + 1
 
 
 class Regions:

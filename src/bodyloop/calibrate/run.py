@@ -35,12 +35,13 @@ from bodyloop.models.rewrite import check_target, newton_steps, rewrite
 
 Floats = npt.NDArray[np.float64]
 
+TEMPERATURES = ("maps", "presence", "visibility", "quality")
 ALPHAS = (0.05, 0.1, 0.2)  # levels that every calibrated card has
 METHOD = (
-    "Temperature of the maps by sparsemax's own loss, of presence, visibility and quality by log loss, on a third of "
-    "the photographs, changed where their 99 % intervals say so. On the others: presence threshold by tests in a fixed "
-    "order, each a bet over photographs; regions by hierarchical split conformal prediction over photographs, a "
-    "threshold a keypoint."
+    "Temperature of the maps by the least difference of coverage and level, of presence, visibility and quality by log "
+    "loss, on a third of the photographs, changed where cross-validation says that it helps. On the others: presence "
+    "threshold by tests in a fixed order, each a bet over photographs; regions by hierarchical split conformal "
+    "prediction over photographs, a threshold a keypoint."
 )
 
 
@@ -52,6 +53,7 @@ class Wanted:
         flip, masks: how the model will be used: with the flip test, with masks of the people.
         false_positive_rate, confidence: of the presence threshold.
         alpha: what conformal regions may miss; cards get 0.05, 0.1 and 0.2 besides.
+        keep: temperatures to leave as they are, of `TEMPERATURES`.
         seed, resamples: of parts, crops and intervals.
 
     Raises:
@@ -63,6 +65,7 @@ class Wanted:
     false_positive_rate: float = 0.1
     confidence: float = 0.9
     alpha: float = 0.1
+    keep: tuple[str, ...] = ()
     seed: int = 0
     resamples: int = boot.RESAMPLES
 
@@ -70,6 +73,11 @@ class Wanted:
         for name in ("false_positive_rate", "confidence", "alpha"):
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
+        unknown = [n for n in self.keep if n not in TEMPERATURES]
+        if unknown:
+            raise ConfigError(
+                f"there is no temperature of {unknown[0]!r}; there are {', '.join(TEMPERATURES)}"
+            )
 
     @property
     def alphas(self) -> tuple[float, ...]:
@@ -128,10 +136,12 @@ def calibrate(
             stage or _silent,
         )
         before = work.load(source, found)
-        fitted = {"maps": step.map_temperature(work, before, some)}
-        decode = replace(decoding(found), temperature=fitted["maps"].value)
+        decode, fitted = decoding(found), {}
+        if "maps" not in asked.keep:
+            fitted["maps"] = step.map_temperature(work, before, some)
+            decode = replace(decode, temperature=fitted["maps"].value)
         counted = NewtonSteps(decode.temperature, had)
-        fitted |= step.side_temperatures(work, replace(found, decode=decode), some, counted)
+        fitted |= step.side_temperatures(work, replace(found, decode=decode), some, counted, asked.keep)
         sides: dict[str, Any] = {f"{n}_temperature": t.value for n, t in fitted.items() if n != "maps"}
         decode = replace(decode, **sides)
         values, photographs, after = step.region_thresholds(

@@ -16,10 +16,17 @@ import numpy.typing as npt
 
 from bodyloop.api import load_pose
 from bodyloop.calibrate import report as told
-from bodyloop.calibrate.listen import Heard, Listener, Losses, NewtonSteps, Regions
+from bodyloop.calibrate.listen import Heard, Listener, NewtonSteps, Regions, Sharpness
 from bodyloop.calibrate.regions import JudgedRegions, fit_thresholds
 from bodyloop.calibrate.risk import Controlled, control_threshold
-from bodyloop.calibrate.temperatures import Fitted, fit_temperature, log_losses, tried_temperatures
+from bodyloop.calibrate.temperatures import (
+    Fitted,
+    Tried,
+    fit_temperature,
+    log_losses,
+    of_photos,
+    tried_temperatures,
+)
 from bodyloop.data.cropcoco import build
 from bodyloop.eval.boxed import Boxed, predict_boxed
 from bodyloop.eval.photos import PhotoSet, Progress
@@ -75,25 +82,16 @@ class Work:
         *ears: Callable[[Heard], None],
         maps: bool = False,
         logits: bool = False,
-        flip: bool | None = None,
     ) -> Boxed:
         """The model on the annotated boxes of photos, listened to.
 
         Args:
             maps: judge them; logits: let the ears hear them, too.
-            flip: another way than that of the calibration.
         """
         name = "logits" if model.card.head != "double" else "logits_outer"
         listened = Listener(model, photos, ears, logits=name if logits else None) if ears else model
         with self.stage(what) as tell:
-            return predict_boxed(
-                listened,
-                photos,
-                flip=self.flip if flip is None else flip,
-                masks=self.masks,
-                maps=maps,
-                progress=tell,
-            )
+            return predict_boxed(listened, photos, flip=self.flip, masks=self.masks, maps=maps, progress=tell)
 
     def cut(self, photos: PhotoSet) -> list[PhotoSet]:
         """Sets in which people leave the picture: the photos as they are, if labels say so, else cropped in some ways,
@@ -117,15 +115,17 @@ class Work:
 
 
 def map_temperature(work: Work, model: PoseModel, photos: PhotoSet) -> Fitted:
-    """The temperature of least sparsemax loss, on the crops as they are (the loss is one of single maps)."""
+    """The temperature at which the regions of the maps hold the truth as often as they say."""
     now = decoding(model.card).temperature
-    losses = Losses(tried_temperatures(now))
-    work.run("temperature of the maps", model, photos, losses, logits=True, flip=False)
-    return fit_temperature(losses.values, now, losses.images, work.seed)
+    sharpness = Sharpness(tried_temperatures(now))
+    work.run("temperature of the maps", model, photos, sharpness, logits=True)
+    return fit_temperature(sharpness.tried, now, work.seed)
 
 
-def side_temperatures(work: Work, card: Card, photos: PhotoSet, steps: NewtonSteps) -> dict[str, Fitted]:
-    """Temperatures of least log loss, of the side outputs that the labels speak of.
+def side_temperatures(
+    work: Work, card: Card, photos: PhotoSet, steps: NewtonSteps, keep: Sequence[str] = ()
+) -> dict[str, Fitted]:
+    """Temperatures of least log loss, of the side outputs that the labels speak of, but for those to ``keep``.
 
     With the flip test an output is a mean of two; its temperature is fitted as if the mean were one output.
     """
@@ -137,10 +137,10 @@ def side_temperatures(work: Work, card: Card, photos: PhotoSet, steps: NewtonSte
     if presence is not None:
         known["presence"] = presence
     for task, columns in known.items():
-        if len(columns.y) and np.ptp(columns.y) > 0:  # else one kind only is labelled
+        if task not in keep and len(columns.y) and np.ptp(columns.y) > 0:  # else one kind only is labelled
             now = getattr(decoding(card), f"{task}_temperature")
             losses = log_losses(columns.p, columns.y, tried_temperatures(now) / now)
-            fitted[task] = fit_temperature(losses, now, columns.image, work.seed)
+            fitted[task] = fit_temperature(Tried(*of_photos(losses, columns.image)), now, work.seed)
     return fitted
 
 

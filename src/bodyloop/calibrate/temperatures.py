@@ -1,13 +1,12 @@
 """One number that makes a probability honest: temperatures of maps and of side outputs.
 
-Maps: sparsemax gives most cells exactly nothing, so the log loss of the true cell is infinite for many maps and
-says nothing. Sparsemax has a loss of its own (Martins & Astudillo 2016; Blondel et al. 2020), which is to sparsemax
-what the log loss is to softmax: with p = sparsemax(z), z the logits over the temperature,
+A map's temperature moves its sharpness and hardly the order of its cells, so it is told by what a region promises:
+of the regions that hold a share q of their maps, a share q should hold the truth. What is made least is the mean
+difference over the levels q, of maps as they are used (averaged over the flip test, if there is one). Regions are
+made of whole cells and so hold more than q; here the last cell counts in part, or sharp maps that are right would
+look too careful. A log loss is of no use: sparsemax gives many true cells exactly nothing. Side outputs have one.
 
-    loss = <z, p> - |p|^2 / 2 + 1/2 - z(true cell)
-
-It is convex in 1 / temperature, finite beyond the support, and its gradient in z is p minus the truth: least where
-the mean logit under the map equals the mean logit at the true cells. Side outputs: the log loss, convex as well.
+A temperature is changed if that helps photos it was not fitted on, by cross-validation.
 """
 
 from __future__ import annotations
@@ -19,15 +18,16 @@ import numpy.typing as npt
 
 from bodyloop.errors import InputError
 from bodyloop.eval import bootstrap as boot
+from bodyloop.eval.calibration import LEVELS
 from bodyloop.maps import sparsemax, sparsemax_newton
 
 Floats = npt.NDArray[np.float64]
 
 RANGE = 16.0  # temperatures are looked for between a sixteenth and sixteen times the present one
 PER_OCTAVE = 4  # tried temperatures; the least loss is found between them
+FOLDS = 5  # of the cross-validation; fewer photos than this times two are too few for one
+LEAST_GAIN = 1e-6  # of a loss: less is rounding
 RESAMPLES = 1000
-LEVEL = 0.99  # of the interval that decides whether a temperature is changed
-LEAST_PHOTOS = 20  # resamples of fewer photos look surer than they are: the interval is all that was tried
 CLIP = 1e-7  # probabilities of 0 and 1 have no logit
 STEP_TOLERANCE = 1e-6  # a cell's mass may be off by that much in a file of fixed Newton steps
 MOST_STEPS = 32  # float32 needs fewer
@@ -35,29 +35,63 @@ MOST_STEPS = 32  # float32 needs fewer
 
 @dataclass(frozen=True)
 class Fitted:
-    """A temperature: what it was, where the loss is least, and the 99 % bootstrap interval of that over photos.
+    """A temperature: what it was, where the loss is least and the 95 % bootstrap interval of that over photos.
 
-    It is changed only if it lies outside: a few photos are no reason to spoil a number that may be right.
+    Attributes:
+        gain: by how much the loss of photos that it was not fitted on fell, against leaving it as it was.
     """
 
     before: float
     best: float
     low: float
     high: float
+    gain: float
 
     @property
     def value(self) -> float:
-        """What it is from now on."""
-        return self.before if self.low <= self.before <= self.high else self.best
+        """What it is from now on: a few photos are no reason to spoil a number that may be right."""
+        return self.best if self.gain > LEAST_GAIN else self.before
 
     def to_json(self) -> dict[str, float]:
         """Plain json."""
         return {**asdict(self), "after": self.value}
 
     def __str__(self) -> str:
-        fitted = f"best {self.best:.4g}, {LEVEL:.0%}: {self.low:.4g} to {self.high:.4g}"
-        kept = "" if self.value != self.before else "; kept"
-        return f"{self.before:.4g} -> {self.value:.4g} ({fitted}{kept})"
+        kept = "" if self.gain > LEAST_GAIN else "; no help to photos it was not fitted on: kept"
+        where = f"best {self.best:.4g}, 95%: {self.low:.4g} to {self.high:.4g}"
+        return f"{self.before:.4g} -> {self.value:.4g} ({where}{kept})"
+
+
+@dataclass(frozen=True, eq=False)
+class Tried:
+    """What I photos say of T temperatures.
+
+    Attributes:
+        sums: (I, T) losses, or (I, T, Q) shares of true cells held at levels Q, summed over each photo's entries.
+        counts: (I,) entries.
+        levels: (Q,) that the shares should be; None for losses.
+    """
+
+    sums: Floats
+    counts: Floats
+    levels: Floats | None = None
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def loss(self, weights: Floats) -> Floats:
+        """(R, T) of photos that count as often as ``weights`` (R, I) say."""
+        mean = np.tensordot(weights, self.sums, 1)
+        mean /= (weights @ self.counts).reshape(-1, *[1] * (mean.ndim - 1))
+        return mean if self.levels is None else np.asarray(np.abs(mean - self.levels).mean(axis=-1))
+
+    def validated(self, rng: np.random.Generator) -> float:
+        """The loss of all photos, each at the temperature that is best for those of the other folds."""
+        fold = rng.permutation(np.arange(len(self)) % FOLDS)
+        apart = np.stack([fold != f for f in range(FOLDS)]).astype(np.float64)
+        chosen = self.loss(apart).argmin(axis=1)[fold]
+        own = self.sums[np.arange(len(self)), chosen][:, None]
+        return float(Tried(own, self.counts, self.levels).loss(np.ones((1, len(self))))[0, 0])
 
 
 def tried_temperatures(now: float) -> Floats:
@@ -66,56 +100,66 @@ def tried_temperatures(now: float) -> Floats:
     return np.asarray(now * 2.0 ** (np.arange(-octaves, octaves + 1) / PER_OCTAVE))
 
 
-def fit_temperature(losses: npt.ArrayLike, now: float, image: npt.ArrayLike, seed: int = 0) -> Fitted:
-    """The temperature of least mean loss among `tried_temperatures`, and between them.
-
-    Args:
-        losses: (M, T), M > 0, at each tried temperature; now: the present one; image: (M,) whose photo, any labels.
-        seed: of the resamples of photos.
+def fit_temperature(seen: Tried, now: float, seed: int = 0) -> Fitted:
+    """The temperature of least loss among `tried_temperatures`, and between them.
 
     Raises:
         InputError: no entries.
     """
-    mean, tried = np.asarray(losses, np.float64), tried_temperatures(now)
-    if not len(mean):
+    if not seen.counts.sum():
         raise InputError("there is no keypoint labelled in its window: nothing to fit a temperature on")
-    ids, at = np.unique(np.asarray(image), return_inverse=True)
+    tried, rng = tried_temperatures(now), np.random.default_rng(seed)
+    losses = seen.loss(np.ones((1, len(seen))))
     low, high = tried[[0, -1]]
-    if len(ids) >= LEAST_PHOTOS:
-        weights = boot.draw(len(ids), np.random.default_rng(seed), RESAMPLES)
-        resampled = _least(boot.sums(mean, at, weights), tried)
-        low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    best = float(_least(mean.sum(axis=0)[None], tried)[0])
-    return Fitted(float(now), best, float(low), float(high))
+    gain = 0.0
+    if len(seen) >= 2 * FOLDS:
+        low, high = np.quantile(
+            _least(seen.loss(boot.draw(len(seen), rng, RESAMPLES)), tried), [0.025, 0.975]
+        )
+        gain = float(losses[0, len(tried) // 2]) - seen.validated(rng)
+    return Fitted(float(now), float(_least(losses, tried)[0]), float(low), float(high), gain)
 
 
-def _least(sums: Floats, tried: Floats) -> Floats:
+def _least(losses: Floats, tried: Floats) -> Floats:
     """(R,) where each row (R, T) is least: the vertex of the parabola through the three lowest, in log temperature; at
     an end of the range that end."""
-    at = np.clip(sums.argmin(axis=1), 1, len(tried) - 2)
-    left, here, right = (np.take_along_axis(sums, (at + d)[:, None], 1)[:, 0] for d in (-1, 0, 1))
+    at = np.clip(losses.argmin(axis=1), 1, len(tried) - 2)
+    left, here, right = (np.take_along_axis(losses, (at + d)[:, None], 1)[:, 0] for d in (-1, 0, 1))
     bend = left - 2 * here + right
-    step = np.divide(left - right, 2 * bend, out=np.zeros(len(sums)), where=bend > 0)
+    step = np.divide(left - right, 2 * bend, out=np.zeros(len(losses)), where=bend > 0)
     return np.asarray(tried[at] * (tried[1] / tried[0]) ** np.clip(step, -1, 1))
 
 
-def sparsemax_losses(logits: npt.ArrayLike, cells: npt.ArrayLike, temperatures: npt.ArrayLike) -> Floats:
-    """The loss of each map at each temperature.
+def coverage_shares(
+    logits: npt.ArrayLike,
+    cells: npt.ArrayLike,
+    temperatures: npt.ArrayLike,
+    mirrored: npt.ArrayLike | None = None,
+) -> Floats:
+    """How much of each true cell lies in the regions that hold 0.05, 0.1, ..., 0.95 of its map.
+
+    Cells are taken greatest first, equal ones together, the last ones in part. Of maps that are right the mean is the
+    level, however few cells they have.
 
     Args:
-        logits: (M, h, w); cells: (M, 2) int x y of the true cells; temperatures: (T,).
-    Returns: (M, T) float64, not negative.
+        logits: (M, h, w); mirrored: the same of the mirrored crops, put back, if maps are averaged with theirs.
+        cells: (M, 2) int x y of the true cells; temperatures: (T,).
+    Returns: (M, T, 19) in 0..1.
     """
     z, at = np.asarray(logits), np.asarray(cells)
-    m, w = len(z), z.shape[-1]
-    flat = z.reshape(m, -1).astype(np.float64)
-    true = flat[np.arange(m), at[:, 1] * w + at[:, 0]]
-    out = np.empty((m, np.size(temperatures)))
+    m, levels = len(z), np.asarray(LEVELS)
+    true = (np.arange(m), at[:, 1] * z.shape[-1] + at[:, 0])
+    out = np.empty((m, np.size(temperatures), len(levels)))
     for t, temperature in enumerate(np.ravel(temperatures)):
-        p = sparsemax(z, temperature).reshape(m, -1).astype(np.float64)
-        inner = np.einsum("mc,mc->m", flat, p)
-        out[:, t] = (inner - true) / temperature + (1 - np.einsum("mc,mc->m", p, p)) / 2
-    return np.maximum(out, 0)
+        maps = sparsemax(z, temperature).reshape(m, -1)
+        if mirrored is not None:
+            maps = (maps + sparsemax(mirrored, temperature).reshape(m, -1)) / 2
+        own = maps[true][:, None]
+        before = np.where(maps > own, maps, 0).sum(axis=1, dtype=np.float64)[:, None]
+        mass = np.where(maps == own, maps, 0).sum(axis=1, dtype=np.float64)[:, None]
+        part = np.divide(levels - before, mass, out=np.zeros((m, len(levels))), where=mass > 0)
+        out[:, t] = np.clip(part, 0, 1)
+    return out
 
 
 def log_losses(probability: npt.ArrayLike, truth: npt.ArrayLike, factors: npt.ArrayLike) -> Floats:
@@ -127,6 +171,12 @@ def log_losses(probability: npt.ArrayLike, truth: npt.ArrayLike, factors: npt.Ar
     y = np.asarray(truth, np.float64)[:, None]
     z = logit(np.asarray(probability, np.float64))[:, None] / np.asarray(factors, np.float64)
     return np.asarray(np.logaddexp(0, z) - y * z)
+
+
+def of_photos(values: npt.NDArray[np.floating], image: npt.ArrayLike) -> tuple[Floats, Floats]:
+    """Sums (I, ...) of values (M, ...) by photo, and how many there are (I,); image: (M,) any labels."""
+    ids, at, count = np.unique(np.asarray(image), return_inverse=True, return_counts=True)
+    return boot.per_image(values, at, len(ids)), count.astype(np.float64)
 
 
 def logit(p: Floats) -> Floats:

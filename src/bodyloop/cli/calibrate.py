@@ -66,6 +66,14 @@ def command(
         float,
         typer.Option("--alpha", help="What conformal regions may miss; 0.05, 0.1 and 0.2 are always fitted."),
     ] = 0.1,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keep",
+            metavar="NAME",
+            help="A temperature to leave: maps, presence, visibility or quality; repeatable.",
+        ),
+    ] = None,
     flip: Annotated[
         bool, typer.Option("--flip/--no-flip", help="For use with the flip test, or without.")
     ] = True,
@@ -99,7 +107,7 @@ def command(
     from bodyloop.cli._batch import threads_for
     from bodyloop.models.registry import resolve
 
-    wanted = Wanted(flip, masks, rate, confidence, alpha, seed)
+    wanted = Wanted(flip, masks, rate, confidence, alpha, tuple(keep or ()), seed)
     first, second = _photos(data, split, fraction, fit, report, images, seed, limit)
     made = calibrate(
         model, out, first, second, wanted,
@@ -173,6 +181,8 @@ def _told(
         option = f"--{f.name.replace('_', '-')}"
         if isinstance(value, bool):
             words.append(option if value else f"--no-{f.name}")
+        elif isinstance(value, tuple):
+            words += [w for v in value for w in (option, v)]
         else:
             words += [option, f"{value:g}"]
     if limit is not None:

@@ -17,7 +17,15 @@ import numpy.typing as npt
 from bodyloop.engines import Engine
 from bodyloop.errors import InputError, ModelError
 from bodyloop.geometry import Crop
-from bodyloop.maps import Decoder, Thresholds, decode, flip_average, flip_average_scores, oks_variances
+from bodyloop.maps import (
+    Decoder,
+    Thresholds,
+    decode,
+    flip_average,
+    flip_average_scores,
+    oks_variances,
+    unflip_maps,
+)
 from bodyloop.masks import Masks
 from bodyloop.models.cards import Card
 from bodyloop.pose.crops import normalise, warp_crops
@@ -27,6 +35,7 @@ Array: TypeAlias = npt.NDArray[Any]
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 
 SIDES = ("presence", "visibility", "quality")
+MIRRORED = "mirrored_"  # an output of the mirrored crop, put back: what the flip test averages with
 FLIP = "flip_"  # outputs of engines that average the flip test by themselves
 BATCH = 16  # crops a batch: beyond it a CPU gains nothing
 _ONE_PASS = ("logits", "logits_outer", "features")  # an average over the mirror image means nothing for them
@@ -40,7 +49,8 @@ class PoseOptions:
         flip: average with the mirrored crop (twice the time).
         batch_size: crops that go through the network at once.
         maps, features: return them (they are large).
-        extra: further outputs of the network by name ("error", "logits"); they come back in `People.extra`.
+        extra: further outputs of the network by name ("error", "logits"); they come back in `People.extra`. With
+            the flip test "mirrored_logits" is what the mirrored crop gives, put back.
         decode: another decoder than the card's, "expected-oks" or "dark-udp".
         parity: switches that repeat the reference.
 
@@ -127,7 +137,8 @@ class Runner:
         """Do what the first call would spend time on."""
         plan = self._plan(options)
         there = self.engine.outputs
-        self.engine.warm_up([self._flipped(n, there) if options.flip else n for n in plan.names])
+        names = [n for n in plan.names if not n.startswith(MIRRORED)]
+        self.engine.warm_up([self._flipped(n, there) if options.flip else n for n in names])
 
     def _plan(self, options: PoseOptions) -> _Plan:
         there = self.engine.outputs
@@ -141,7 +152,7 @@ class Runner:
         )
         names = [*(("keypoints", "map_scores") if own else self._map_names), *self.side_names]
         extra = [*options.extra, *(["features"] if options.features else [])]
-        unknown = [n for n in extra if n not in there]
+        unknown = [n for n in extra if n.removeprefix(MIRRORED if options.flip else "") not in there]
         if unknown:
             raise ModelError(
                 f"{self.card.name} has no output {', '.join(unknown)}; it has {', '.join(there)}"
@@ -186,15 +197,18 @@ class Runner:
 
     def _run(self, crops: Pixels, names: Sequence[str], flip: bool) -> dict[str, Array]:
         there = self.engine.outputs
-        asked = [self._flipped(n, there) if flip else n for n in names]
+        straight = [n for n in names if not n.startswith(MIRRORED)]
+        asked = [self._flipped(n, there) if flip else n for n in straight]
         got = self.engine.run({self._input: self._fed(crops)}, asked)
-        out: dict[str, Array] = {n: got[a] for n, a in zip(names, asked, strict=True)}
+        out: dict[str, Array] = {n: got[a] for n, a in zip(straight, asked, strict=True)}
         self._check(out, len(crops))
         if not flip:
             return out
-        left = [n for n, a in zip(names, asked, strict=True) if n == a and n not in _ONE_PASS]
-        if left:
-            mirrored = self.engine.run({self._input: self._fed(crops[:, :, ::-1])}, left)
+        left = [n for n, a in zip(straight, asked, strict=True) if n == a and n not in _ONE_PASS]
+        apart = [n.removeprefix(MIRRORED) for n in names if n.startswith(MIRRORED)]
+        if left or apart:
+            mirrored = self.engine.run({self._input: self._fed(crops[:, :, ::-1])}, [*left, *apart])
+            out |= {MIRRORED + n: unflip_maps(mirrored[n], self.skeleton.flip) for n in apart}
             for n in left:
                 average = flip_average if out[n].ndim == 4 else flip_average_scores
                 out[n] = average(out[n], mirrored[n], self.skeleton.flip)
