@@ -23,6 +23,7 @@ Ints = npt.NDArray[np.int64]
 Figure = tuple[float, Floats]  # a number and its resamples (R,)
 
 COMMAND = "bodyloop calibrate"
+ROUNDING = 1e-6  # a file with more Newton steps differs by less where nothing was changed
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Change:
     @property
     def verdict(self) -> str:
         """ "better" or "worse" where the interval of the change says so, else ""."""
-        fell, rose = self.change.high < 0, self.change.low > 0
+        fell, rose = self.change.high < -ROUNDING, self.change.low > ROUNDING
         if not self.better or not (fell or rose):
             return ""
         return "better" if fell == (self.better == "less") else "worse"
@@ -54,7 +55,7 @@ class Change:
             f"{i.value:{sign}.4g} ({i.low:{sign}.3g} to {i.high:{sign}.3g})"
             for i, sign in ((self.before, ""), (self.after, ""), (self.change, "+"))
         ]
-        return f"{self.name:<26}" + "".join(f"{c:<36}" for c in cells) + self.verdict
+        return (f"{self.name:<26}" + "".join(f"{c:<36}" for c in cells) + self.verdict).rstrip()
 
 
 @dataclass(frozen=True)
