@@ -226,7 +226,7 @@ def _notes(
     notes = []
     for name, t in temperatures.items():
         if not 1.01 / RANGE < t.best / t.before < RANGE / 1.01:
-            notes.append(f"the temperature of {name} is at the end of the range that was tried")
+            notes.append(f"the best temperature of {name} lies at the end of what was tried")
     worse = [c.name for c in judged.changes if c.verdict == "worse"]
     if worse:
         notes.append(f"got worse: {', '.join(worse)}")

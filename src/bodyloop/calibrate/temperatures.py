@@ -57,7 +57,7 @@ class Fitted:
         return {**asdict(self), "after": self.value}
 
     def __str__(self) -> str:
-        kept = "" if self.gain > LEAST_GAIN else "; no help to photos it was not fitted on: kept"
+        kept = "" if self.gain > LEAST_GAIN else "; kept, as no help to other photos was shown"
         where = f"best {self.best:.4g}, 95%: {self.low:.4g} to {self.high:.4g}"
         return f"{self.before:.4g} -> {self.value:.4g} ({where}{kept})"
 
