@@ -88,19 +88,20 @@ from bodyloop.train.config import config_from
 from bodyloop.train.loop import fit
 from bodyloop.train.pose import PoseTask
 
-config = config_from({
-    "model": "pmpose-n", "data": sys.argv[1], "sources": ["coco"], "batch": 4, "steps": 8, "warmup": 2,
-    "precision": "fp32", "checkpoint_every": 3, "validation": "", "cut": 0.5, "paste": 0.5, "mask": 0.5,
-    "workers": int(sys.argv[3]),
-})
-task = PoseTask(config)
-original, count = task.losses, [0]
-def losses(*a):
-    count[0] += 1
-    print("STEP", count[0], flush=True)
-    return original(*a)
-task.losses = losses
-fit(task, config, Path(sys.argv[2]))
+if __name__ == "__main__":
+    config = config_from({
+        "model": "pmpose-n", "data": sys.argv[1], "sources": ["coco"], "batch": 4, "steps": 8, "warmup": 2,
+        "precision": "fp32", "checkpoint_every": 3, "validation": "", "cut": 0.5, "paste": 0.5, "mask": 0.5,
+        "workers": int(sys.argv[3]),
+    })
+    task = PoseTask(config)
+    original, count = task.losses, [0]
+    def losses(*a):
+        count[0] += 1
+        print("STEP", count[0], flush=True)
+        return original(*a)
+    task.losses = losses
+    fit(task, config, Path(sys.argv[2]))
 """
 
 

@@ -210,6 +210,8 @@ def batches(
         batch_sampler=_Keys(samples, config, range(start, end), process, processes),
         collate_fn=samples.collate,
         num_workers=config.workers,
+        # a forked worker may inherit a lock that a thread of this process held: it would wait for ever
+        multiprocessing_context="spawn" if config.workers else None,
         worker_init_fn=_alone,
         prefetch_factor=2 if config.workers else None,
         pin_memory=config.device.startswith("cuda"),
@@ -220,11 +222,13 @@ def batches(
         yield [next(parts) for _ in range(config.accumulate)], time.monotonic() - begun
 
 
-def samples_of(samples: Samples, config: TrainConfig, n: int) -> Iterator[Any]:
-    """The samples of batch ``n`` one after another, as `batches` makes them on one process."""
-    keyed = _Keyed(samples, config)
-    for i, ref in enumerate(_Keys(samples, config, range(n, n + 1), 0, 1).refs(n)):
-        yield keyed[n, i, ref]
+def samples_of(
+    samples: Samples, config: TrainConfig, n: int, places: Sequence[int]
+) -> Iterator[tuple[Ref, Any]]:
+    """Names and samples at some places of batch ``n``, as `batches` makes them."""
+    keyed, refs = _Keyed(samples, config), _Keys(samples, config, range(n, n + 1), 0, 1).refs(n)
+    for i in places:
+        yield refs[i], keyed[n, i, refs[i]]
 
 
 def _alone(_worker: int) -> None:
