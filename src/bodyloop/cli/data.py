@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from bodyloop.cli import data_more
 from bodyloop.cli._common import AsJson, complain, count_of, example, folded, progress, put_json, say
 
 NAME = "data"
@@ -178,3 +179,4 @@ for _command, _lines in (
     (masks, ("bodyloop data masks mpii.json photos mpii_masks.json --segmenter mine:segment",)),
 ):
     app.command(_command.__name__, help=folded(_command.__doc__), epilog=example(*_lines))(_command)
+data_more.register(app)
