@@ -22,11 +22,12 @@ def test_false_alarms_are_shares_of_each_photo() -> None:
 
 
 def test_a_bet_worked_by_hand() -> None:
-    # rate 1/2, confidence 1/2, two photos without false alarm. First stake: sqrt(2 ln 2 / (2 * 0.25)) = 1.665, at most
-    # 0.99 / 0.5 = 1.98: money 1 + 1.665 / 2 = 1.83, not yet doubled. Second stake: mean 1/4, variance
-    # (1/4 + 1/16) / 2 = 0.15625, sqrt(2 ln 2 / (2 * 0.15625)) = 2.1 -> 1.98: money 1.83 * 1.99 = 3.6.
+    # rate 1/2, two photos without a false alarm. Both stakes are the largest, 0.75 / 0.5 = 1.5 (the first would be
+    # sqrt(2 ln 2 / (2 * 0.25)) = 1.67 for confidence 1/2): the money is 1.75 and then 1.75^2 = 3.06
     assert refuted([0.0, 0.0], 0.5, 0.5)
-    assert refuted([0.0, 0.0], 0.5, 1 - 1 / 3.6)  # needs 3.6 (stakes change a little with the confidence)
+    assert refuted([0.0, 0.0], 0.5, 1 - 1 / 3)
+    assert not refuted([0.0, 0.0], 0.5, 1 - 1 / 3.1)
+    assert not refuted([0.0], 0.5, 0.5)
     assert not refuted([0.0, 0.0], 0.5, 0.9)
     assert not refuted([0.5, 0.5], 0.5, 0.5)  # the mean is the rate: nothing is won
     assert not refuted(np.zeros(0), 0.5, 0.5)

@@ -152,9 +152,11 @@ def test_what_does_not_help_others_is_left() -> None:
     assert (kept["few"].low, kept["few"].high) == (1 / 16, 16)
 
 
-def test_rounding_is_no_help() -> None:
-    assert Fitted(1.0, 1.1, 0.9, 1.2, 1e-12).value == 1.0
-    assert Fitted(1.0, 1.1, 0.9, 1.2, 1e-3).value == 1.1
+def test_a_change_must_be_sure_and_help() -> None:
+    assert Fitted(1.0, 1.2, 1.1, 1.3, 1e-3).value == 1.2
+    assert Fitted(1.0, 1.2, 1.1, 1.3, 1e-12).value == 1.0  # rounding is no help
+    assert Fitted(1.0, 1.2, 1.1, 1.3, -0.1).value == 1.0
+    assert Fitted(1.0, 1.2, 0.9, 1.4, 1e-3).value == 1.0
 
 
 def test_fits_are_seeded() -> None:

@@ -24,7 +24,9 @@ from bodyloop.errors import InputError
 Floats = npt.NDArray[np.float64]
 
 STEPS = 1000  # thresholds tried: 1, 0.999, ..., 0
-LARGEST_STAKE = 0.99  # of what may be staked without losing all to one photo
+LARGEST_STAKE = (
+    0.75  # of what would lose all to one photo; more of it makes the outcome a matter of the order
+)
 
 
 @dataclass(frozen=True)

@@ -39,9 +39,9 @@ TEMPERATURES = ("maps", "presence", "visibility", "quality")
 ALPHAS = (0.05, 0.1, 0.2)  # levels that every calibrated card has
 METHOD = (
     "Temperature of the maps by the least difference of coverage and level, of presence, visibility and quality by log "
-    "loss, on a third of the photographs, changed where cross-validation says that it helps. On the others: presence "
-    "threshold by tests in a fixed order, each a bet over photographs; regions by hierarchical split conformal "
-    "prediction over photographs, a threshold a keypoint."
+    "loss, on a third of the photographs, changed where their intervals and cross-validation say so. On the others: "
+    "presence threshold by tests in a fixed order, each a bet over photographs; regions by hierarchical split "
+    "conformal prediction over photographs, a threshold a keypoint."
 )
 
 

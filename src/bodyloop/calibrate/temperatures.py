@@ -6,7 +6,8 @@ difference over the levels q, of maps as they are used (averaged over the flip t
 made of whole cells and so hold more than q; here the last cell counts in part, or sharp maps that are right would
 look too careful. A log loss is of no use: sparsemax gives many true cells exactly nothing. Side outputs have one.
 
-A temperature is changed if that helps photos it was not fitted on, by cross-validation.
+A temperature is changed if its interval over photos excludes the one it has, and if that helps photos it was not
+fitted on, by cross-validation.
 """
 
 from __future__ import annotations
@@ -50,14 +51,15 @@ class Fitted:
     @property
     def value(self) -> float:
         """What it is from now on: a few photos are no reason to spoil a number that may be right."""
-        return self.best if self.gain > LEAST_GAIN else self.before
+        apart = not self.low <= self.before <= self.high
+        return self.best if apart and self.gain > LEAST_GAIN else self.before
 
     def to_json(self) -> dict[str, float]:
         """Plain json."""
         return {**asdict(self), "after": self.value}
 
     def __str__(self) -> str:
-        kept = "" if self.gain > LEAST_GAIN else "; kept, as no help to other photos was shown"
+        kept = "; kept, as no other is shown to be better" if self.value == self.before else ""
         where = f"best {self.best:.4g}, 95%: {self.low:.4g} to {self.high:.4g}"
         return f"{self.before:.4g} -> {self.value:.4g} ({where}{kept})"
 
