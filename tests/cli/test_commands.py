@@ -178,7 +178,7 @@ def test_train_shows_progress_and_goes_on(recipe: Path, tmp_path: Path) -> None:
     assert first.exit_code == 0, first.stderr
     assert "step 50 of 100: " in first.stderr and "score" in first.stdout
     second = call("train", recipe, "--run", run_folder, "--json")
-    assert "resuming" in second.stderr and "step 100 of 100" in second.stderr
+    assert "going on" in second.stderr and "step 100 of 100" in second.stderr
     assert json.loads(second.stdout)["run"] == str(run_folder)
     third = call("train", recipe, "--run", run_folder)
     assert third.exit_code == 0 and third.stdout.strip() == f"{run_folder}: step 100 of 100"
@@ -196,10 +196,10 @@ def test_train_stopped_by_ctrl_c(recipe: Path, tmp_path: Path, monkeypatch: pyte
     from tests.train.test_loop import Line
 
     class Tired(Line):
-        def losses(self, batch: Any) -> Any:
-            if len(self.seen) > 60:
+        def losses(self, *given: Any) -> Any:
+            if self.steps > 60:
                 raise KeyboardInterrupt
-            return super().losses(batch)
+            return super().losses(*given)
 
     from bodyloop.cli import train
 
@@ -218,13 +218,16 @@ def test_recipes_of_the_package_are_found() -> None:
 
     assert load_config(recipe("pmpose-n")).task == "pose"
     assert load_config(recipe("rtmdet-n")).task == "detector"
-    with pytest.raises(ConfigError, match="task must be"):
-        task_of(TrainConfig(task="nose"))
+    with pytest.raises(ConfigError, match="nothing trains"):
+        task_of(TrainConfig())
 
 
 def test_train_says_where_the_data_should_be(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     result = call("train", "pmpose-n", f"data={tmp_path}", "start=none", "--run", tmp_path / "run")
+    assert result.exit_code == 1 and "Traceback" not in result.stderr
+    assert "dev.json" in result.stderr and "validation=" in result.stderr
+    result = call("train", "pmpose-n", f"data={tmp_path}", "start=none", "validation=''", "--run", tmp_path / "run")
     assert result.exit_code == 1 and "train.json" in result.stderr and "Traceback" not in result.stderr
 
 

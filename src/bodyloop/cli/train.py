@@ -48,14 +48,18 @@ def command(
     path = recipe(config)
     try:
         from bodyloop.train.config import load_config
-        from bodyloop.train.loop import fit
+        from bodyloop.train.loop import fit, total_steps
     except ImportError as e:
         raise MissingDependency(f"training needs {e.name}; pip install 'bodyloop[train]'") from e
     settings = load_config(path, changes or ())
     folder = run or Path("runs") / path.stem
     logging.getLogger("bodyloop.train").setLevel(logging.INFO)
     try:
-        figures = fit(task_of(settings), settings, folder, stop_after=stop_after, tell=_tell)
+        task = task_of(settings)
+        steps = total_steps(task, settings)
+        figures = fit(
+            task, settings, folder, stop_after=stop_after, tell=lambda row: complain(_line(row, steps))
+        )
     except ConfigError as e:
         raise ConfigError(f"{path}: {e}") from e
     except KeyboardInterrupt:
@@ -65,7 +69,7 @@ def command(
         put_json({"run": str(folder), **figures})
     else:
         shown = ", ".join(f"{k} {v:.4g}" for k, v in figures.items())
-        say(f"{folder}: step {_step(folder)}" + (f": {shown}" if shown else ""))
+        say(f"{folder}: step {_step(folder)} of {steps}" + (f": {shown}" if shown else ""))
 
 
 def _step(run: Path) -> int:
@@ -109,7 +113,7 @@ def task_of(config: TrainConfig) -> Task:
     raise ConfigError(f"nothing trains a {type(config).__name__}")
 
 
-def _tell(row: Mapping[str, float]) -> None:
-    """One line of figures on the progress stream."""
+def _line(row: Mapping[str, float], steps: int) -> str:
+    """A row of figures in words."""
     figures = " ".join(f"{k.lstrip('_')} {v:.4g}" for k, v in row.items() if k != "step")
-    complain(f"step {row['step']:g}: {figures}")
+    return f"step {row['step']:g} of {steps}: {figures}"

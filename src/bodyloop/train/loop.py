@@ -103,8 +103,7 @@ def fit(
     run.mkdir(parents=True, exist_ok=True)
     accelerator = _start(config)
     device = accelerator.device
-    per_epoch = task.samples.batches_per_epoch(config.batch)
-    steps = config.epochs * per_epoch or config.steps
+    per_epoch, steps = task.samples.batches_per_epoch(config.batch), total_steps(task, config)
     model = task.model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(model).eval().requires_grad_(False)
     groups = parameter_groups(model.named_parameters(), config, task.blocks)
@@ -177,6 +176,11 @@ def fit(
                 save(last, state_of(model, average, optimiser, step, best, config, task.samples.digests))
     accelerator.wait_for_everyone()
     return figures
+
+
+def total_steps(task: Task, config: TrainConfig) -> int:
+    """Optimiser steps of the whole run."""
+    return config.epochs * task.samples.batches_per_epoch(config.batch) or config.steps
 
 
 def _start(config: TrainConfig) -> Accelerator:
