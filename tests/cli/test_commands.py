@@ -227,7 +227,9 @@ def test_train_says_where_the_data_should_be(tmp_path: Path) -> None:
     result = call("train", "pmpose-n", f"data={tmp_path}", "start=none", "--run", tmp_path / "run")
     assert result.exit_code == 1 and "Traceback" not in result.stderr
     assert "dev.json" in result.stderr and "validation=" in result.stderr
-    result = call("train", "pmpose-n", f"data={tmp_path}", "start=none", "validation=''", "--run", tmp_path / "run")
+    result = call(
+        "train", "pmpose-n", f"data={tmp_path}", "start=none", "validation=''", "--run", tmp_path / "run"
+    )
     assert result.exit_code == 1 and "train.json" in result.stderr and "Traceback" not in result.stderr
 
 

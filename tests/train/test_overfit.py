@@ -53,7 +53,9 @@ def test_persons_and_their_cropped_twins_are_learned_by_heart(
 
 def test_while_overfitting_the_samples_themselves_are_judged(tmp_path: Path) -> None:
     draw_set(tmp_path, "train", 5)
-    c = config_from(config(tmp_path, overfit=3, batch=2, steps=2, evaluate_every=2, validation="not/there.json"))
+    c = config_from(
+        config(tmp_path, overfit=3, batch=2, steps=2, evaluate_every=2, validation="not/there.json")
+    )
     figures = fit(PoseTask(c), c, tmp_path / "run")
     assert figures.keys() == {"AP", "score", "presence_accuracy"}
     # nobody learns anything in two steps, and every keypoint is in the window
