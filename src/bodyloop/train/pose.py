@@ -137,7 +137,7 @@ def card_for(config: PoseConfig) -> Card:
     Raises:
         ConfigError: the loss does not fit the model's maps.
     """
-    card = find_card(config.model)
+    card = find_card(config.model).uncalibrated()
     if card.kind != "pose" or card.decode is None:
         raise ConfigError(f"model {config.model!r} is a {card.kind}, not a pose model")
     if config.skeleton:
