@@ -233,7 +233,7 @@ def test_a_batch_without_annotation_costs_nothing() -> None:
     none = torch.zeros(2, 3, dtype=torch.bool)
     p = torch.full((2, 3), 0.3, requires_grad=True)
     for value in (
-        losses.visibility_loss(p, none, none, none),
+        losses.visibility_loss(p, none, none),
         losses.presence_loss(p, none, none),
         losses.quality_loss(p, p.detach(), none.float()),
     ):
@@ -246,12 +246,12 @@ def test_balanced_visibility_by_hand() -> None:
     # three seen and one hidden: after normalisation the seen weigh 1, the hidden 3
     annotated = torch.tensor([[True, True, True, True, False]])
     visible = torch.tensor([[True, True, True, False, False]])
-    inside = torch.ones_like(annotated)
-    w = losses.visibility_weights(annotated, inside, visible)
+    # in or out of the window: annotated keypoints weigh the same, as published
+    w = losses.visibility_weights(annotated, visible)
     assert w.tolist() == [[pytest.approx(v) for v in (1, 1, 1, 3, 0)]]
-    # an annotated keypoint outside the window keeps its weight, as published
-    w = losses.visibility_weights(annotated, torch.zeros_like(annotated), visible)
-    assert w.tolist() == [[pytest.approx(v) for v in (1, 1, 1, 3, 0)]]
+    # two processes, the other one has one more that is hidden: the counts' means are 1 hidden and 1.5 seen
+    w = losses.visibility_weights(annotated, visible, lambda counts: torch.tensor([1.0, 1.5]))
+    assert w.tolist() == [[pytest.approx(v) for v in (1, 1, 1, 1.5, 0)]]
 
 
 def test_sparsemax_loss_is_zero_at_the_target_and_pulls_towards_it() -> None:
