@@ -48,8 +48,8 @@ def test_double_loss() -> None:
         "quality": torch.zeros(1, 2),
     }  # fmt: skip
     terms = loss(out, t)
-    # one of two keypoints counts: 0.95 risk + 0.05 of the largest Sobel value (2^2 + 0 beside the peak, 4 in all)
-    risk = 0.95 * (1 - math.exp(-0.5 / 6)) + 0.05 * 4
+    # one of two keypoints counts: 0.95 risk + 0.05 of the squared gradients around the peak, 12 in x and in y
+    risk = 0.95 * (1 - math.exp(-0.5 / 6)) + 0.05 * 24
     assert terms["map"].item() == pytest.approx(risk / 2, rel=1e-5)
     assert terms["map_outer"].item() == pytest.approx(risk / 2, rel=1e-5)
     # presence: both are annotated, one inside and one outside, both predicted at a half

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 NAME = "train"
 EXAMPLE = example(
-    "bodyloop train pmpose-n data=/data/poses", "bodyloop train rtmdet-n batch=8 steps=2000 --run runs/small"
+    "bodyloop train pmpose-n data=/data/poses",
+    "bodyloop train rtmdet-n batch=8 steps=2000 --run runs/small",
+    "bodyloop train my.yaml --overfit 32",
 )
 
 
@@ -35,24 +37,40 @@ def command(
     run: Annotated[
         Path | None,
         typer.Option(
-            "--run", metavar="DIR", help="Folder of checkpoints and figures; runs/<recipe> by default."
+            "--run",
+            metavar="DIR",
+            help="Folder of checkpoints and figures; runs/<recipe> by default, runs/<recipe>-overfit with --overfit.",
         ),
     ] = None,
     stop_after: Annotated[
         int | None,
         typer.Option("--stop-after", min=1, metavar="N", help="Steps to do now; the rest another time."),
     ] = None,
+    overfit: Annotated[
+        int | None,
+        typer.Option(
+            "--overfit",
+            min=1,
+            metavar="N",
+            help="Learn N samples by heart, never changed, and judge on them: AP near 1 within minutes, or something "
+            "is wrong with labels or recipe. Short for overfit=N.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a model by a recipe. A run that was stopped goes on where its last checkpoint was written."""
+    """Train a model by a recipe. A run that was stopped goes on where its last checkpoint was written.
+
+    On several GPUs or machines: accelerate launch -m bodyloop train ..., or torchrun -m bodyloop train ...; the batch
+    is shared among the processes. Recipes and their keys: docs/train.md.
+    """
     path = recipe(config)
     try:
         from bodyloop.train.config import load_config
         from bodyloop.train.loop import fit, total_steps
     except ImportError as e:
         raise MissingDependency(f"training needs {e.name}; pip install 'bodyloop[train]'") from e
-    settings = load_config(path, changes or ())
-    folder = run or Path("runs") / path.stem
+    settings = load_config(path, [*(changes or ()), *([f"overfit={overfit}"] if overfit else [])])
+    folder = run or Path("runs") / (f"{path.stem}-overfit" if settings.overfit else path.stem)
     logging.getLogger("bodyloop.train").setLevel(logging.INFO)
     try:
         task = task_of(settings)

