@@ -1,8 +1,8 @@
 """Where a training begins: a run of our own, any weight file or published model, or a bare backbone.
 
 What fits is taken, the rest keeps its starting values and is named in the log: a head for other keypoints,
-side branches that a plain model lacks. Maps of keypoints that both skeletons know by name go along. A file
-whose backbone does not fit is refused: it is of another network.
+side branches that a plain model lacks. What belongs to a keypoint goes along by the keypoint's name, if both
+skeletons have it. A file whose backbone does not fit is refused: it is of another network.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ def load_start(network: nn.Module, start: str, skeleton: Skeleton | None = None)
     """Fill a network from the averaged weights of a run (``.pt`` with them), a weight file, or a model by name.
 
     Args:
-        skeleton: of the network's keypoints, for maps to go along by name.
+        skeleton: of the network's keypoints; without it everything must fit.
 
     Raises:
         FileError: it cannot be read. ModelError: it is of another network; the tensors are named.
     """
-    if not isinstance(network, TopDown):
-        load_into(network, _read(start)[0], where=start)
-        return
     state, theirs = _read(start)
-    w, h = network.size
-    position = state.get("backbone.pos_embed")
-    if position is not None and position.ndim == 3:
-        state["backbone.pos_embed"] = fit_pos_embed(position, (h // 16, w // 16))
+    if skeleton is None:
+        load_into(network, state, where=start)
+        return
+    if isinstance(network, TopDown):
+        w, h = network.size
+        position = state.get("backbone.pos_embed")
+        if position is not None and position.ndim == 3:
+            state["backbone.pos_embed"] = fit_pos_embed(position, (h // 16, w // 16))
     own = {k: v for k, v in network.state_dict().items() if v.is_floating_point()}
     taken: dict[str, torch.Tensor] = {}
     for name, target in own.items():
         value = state.get(name)
-        if value is not None and tuple(value.shape) == tuple(target.shape):
-            taken[name] = torch.from_numpy(np.array(value, np.float32))
-        elif value is not None and skeleton is not None and theirs is not None:
-            taken |= _by_name(name, target, value, skeleton, theirs)
+        fitted = None if value is None else _by_name(value, target, skeleton, theirs or skeleton)
+        if fitted is not None:
+            taken[name] = fitted
     lacking = [k for k in own if k.startswith("backbone.") and k not in taken]
     if lacking:
         raise ModelError(
@@ -67,20 +67,34 @@ def load_start(network: nn.Module, start: str, skeleton: Skeleton | None = None)
     fresh = sorted({".".join(k.split(".")[:2]) for k in own if k not in taken})
     if fresh:
         log.warning("%s has nothing for %s: these start anew", start, ", ".join(fresh))
+    if theirs is not None and theirs.keypoints != skeleton.keypoints:
+        new = [k for k in skeleton.keypoints if k not in theirs.keypoints]
+        log.warning("%s does not know %s: these start anew", start, ", ".join(new) or "nothing new")
 
 
 def _by_name(
-    name: str, target: torch.Tensor, value: npt.NDArray[np.generic], own: Skeleton, theirs: Skeleton
-) -> dict[str, torch.Tensor]:
-    """Rows of a last layer, one a keypoint, for the keypoints that both skeletons have."""
-    rows = value.shape[:1] == (len(theirs),) and target.shape[:1] == (len(own),)
-    if not rows or value.shape[1:] != tuple(target.shape[1:]):
-        return {}
-    out = target.clone()
-    for i, keypoint in enumerate(own.keypoints):
-        if keypoint in theirs.keypoints:
-            out[i] = torch.from_numpy(np.array(value[theirs.index(keypoint)], np.float32))
-    return {name: out}
+    value: npt.NDArray[np.generic], target: torch.Tensor, own: Skeleton, theirs: Skeleton
+) -> torch.Tensor | None:
+    """A tensor of the file as the network has it, axes of keypoints in its order; None if it is of another shape.
+
+    Keypoints that the file does not know keep the values of ``target``.
+    """
+    array = torch.from_numpy(np.array(value, np.float32))
+    sizes = list(zip(array.shape, target.shape, strict=False))
+    axes = [i for i, (a, b) in enumerate(sizes) if (a, b) == (len(theirs), len(own))]
+    if own.keypoints == theirs.keypoints or not axes:
+        return array if array.shape == target.shape else None
+    if array.ndim != target.ndim or any(a != b for i, (a, b) in enumerate(sizes) if i not in axes):
+        return None
+    known = [i for i, k in enumerate(own.keypoints) if k in theirs.keypoints]
+    to: list[torch.Tensor] = [torch.arange(n) for n in target.shape]
+    source: list[torch.Tensor] = [torch.arange(n) for n in array.shape]
+    for axis in axes:
+        to[axis] = torch.tensor(known, dtype=torch.int64)
+        source[axis] = torch.tensor([theirs.index(own.keypoints[i]) for i in known], dtype=torch.int64)
+    out = target.clone().float()
+    out[torch.meshgrid(*to, indexing="ij")] = array[torch.meshgrid(*source, indexing="ij")]
+    return out
 
 
 def _read(start: str) -> tuple[State, Skeleton | None]:
@@ -92,6 +106,11 @@ def _read(start: str) -> tuple[State, Skeleton | None]:
         card = None
     else:
         card, path = resolve(start)
+    if path.suffix.lower() == ".onnx":
+        raise ModelError(
+            f"{start}: an exported file cannot be trained on; give the weights that it was made from "
+            "(those of our own models are in the folder weights of the repository)"
+        )
     checkpoint = read_checkpoint(path)
     try:
         card = card or checkpoint.card or infer_card(checkpoint)
