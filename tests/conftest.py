@@ -1,8 +1,8 @@
 """Counts what tests compared with stored numbers and fails a complete run that left something out.
 
-Two folders have such numbers, each with a record of its own: tests/parity and tests/eval. The counting stands
-here and not beside those tests, because pytest-xdist's controller, which prints and judges, loads only the
-conftest files above the folders it was given.
+Three folders have such numbers, each with a record of its own: tests/parity, tests/parity_loop and tests/eval. The
+counting stands here and not beside those tests, because pytest-xdist's controller, which prints and judges, loads
+only the conftest files above the folders it was given.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
-from tests.eval import stored
+from tests.eval.stored import STORE as EVALUATION
 from tests.parity import manifest
+from tests.parity_loop.stored import STORE as LOOP
+from tests.stored import Store
 
 
 @dataclass
@@ -23,16 +25,18 @@ class Ledger:
     """A folder of tests, its record, and what this run knows of it."""
 
     folder: Path
-    record: manifest.Record | stored.Record
+    record: manifest.Record | Store
     marked_in: str
     complete: bool = False
     ran: bool = False
 
 
 HERE = Path(__file__).resolve().parent
+STORES = (EVALUATION, LOOP)
 LEDGERS = (
     Ledger(HERE / "parity", manifest.RECORD, "marked as compared in tests/parity/manifest.toml"),
-    Ledger(HERE / "eval", stored.RECORD, "stored, and not excepted in tests/eval/manifest.toml"),
+    Ledger(HERE / "eval", EVALUATION, "stored, and not excepted in tests/eval/manifest.toml"),
+    Ledger(HERE / "parity_loop", LOOP, "stored, and not excepted in tests/parity_loop/manifest.toml"),
 )
 
 

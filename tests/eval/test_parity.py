@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import re
 import subprocess
@@ -22,15 +21,12 @@ from bodyloop.skeletons import COCO
 from tests.eval.stored import (
     FIXTURES,
     TOLERANCE,
-    Record,
     arrays,
     check_report,
     close,
     close_numbers,
-    everything,
     load_json,
     loaded,
-    marks,
     paths,
     sets,
 )
@@ -205,35 +201,3 @@ def test_padding_to_contain() -> None:
     for single, tolerance in ((True, 1e-9), (False, 1e-4)):
         needed = padding_to_contain(stored["boxes_xywh"], points, single=single)
         close(np.where(labelled, needed, -1), stored["pad_to_contain"], tolerance)
-
-
-# ------------------------------------------------------------------ the record of all this
-
-
-def test_every_exception_of_the_manifest_is_stored() -> None:
-    names = [": ".join(k) for k in everything()]
-    for pattern in (*marks()["input"], *marks()["left_out"]):
-        assert fnmatch.filter(names, pattern), pattern
-    assert all(len(why) > 10 for why in marks()["left_out"].values())
-
-
-def test_the_record_knows_what_was_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    record = Record()
-    monkeypatch.setattr("tests.eval.stored.RECORD", record)
-    window = arrays("window.npz")["window_xyxy_1.25"]
-    key = ("window.npz", "window_xyxy_1.25")
-    assert key in record.missing()
-    close(window[:3], window[:3], 0.0)
-    assert record.checked[key] == 12 and key in record.missing()  # a part only
-    with pytest.raises(AssertionError, match="greatest gap"):
-        close(window + 1, window, 0.5)
-    assert key in record.missing()
-    close(window, window, 0.0)
-    assert key not in record.missing()
-    place = "k01_basic/tools/pycocotools/stats"
-    stats = [*load_json("expected.json")["k01_basic"]["tools"]["pycocotools"]["stats"]]
-    for wrong in (stats[:9], [*stats[:9], stats[9] + 1e-9], [*stats[:9], None]):
-        with pytest.raises(AssertionError, match=place):
-            close_numbers(wrong, "expected.json", *place.split("/"), tolerance=1e-12)
-    close_numbers(stats, "expected.json", *place.split("/"), tolerance=0.0)
-    assert len(record.checked) == 11
