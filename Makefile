@@ -19,7 +19,7 @@ $(VENV)/base:
 	@touch $@
 
 $(VENV)/full: $(VENV)/base $(CONSTRAINTS)
-	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e '.[torch,export,train,supervision,eval,data]' --group test
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e '.[torch,sam,export,train,supervision,eval,data,video,mesh]' --group test
 	@touch $@
 
 setup: $(VENV)/full  ## a virtual environment with all that tests and training need

@@ -221,6 +221,27 @@ class Detection:
 
 
 @dataclass(frozen=True)
+class Segmentation:
+    """How a segmenter is prompted and what becomes of its logits.
+
+    Attributes:
+        method: "points": the picture is encoded once and points, boxes and masks are the prompts (SAM).
+            "crops": each person is cut out with its probability maps and a first mask (pose2seg-n).
+        max_hole_area, max_sprinkle_area: px of the logit grid; smaller holes are filled, smaller islands
+            removed before enlarging. 0: off.
+    """
+
+    method: Literal["points", "crops"]
+    max_hole_area: int = 0
+    max_sprinkle_area: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("max_hole_area", "max_sprinkle_area"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1_000_000, f"{name} must lie in 0..1000000, got {value}")
+
+
+@dataclass(frozen=True)
 class WeightsFile:
     """Where the weights lie.
 
@@ -314,7 +335,7 @@ class Card:
         head: kind of map head (pose): "probability" (sparsemax maps and side branches), "plain" (heat maps),
             "double" (two probability maps and side branches), "simple" (heat maps without deconvolutions).
         skeleton, decode: of pose models, required there.
-        detection: of detectors, required there.
+        detection: of detectors, required there. segmentation: of segmenters, required there.
         calibration: of a file made by `bodyloop calibrate`.
         weights: None for a configuration without published weights.
         outputs: the trained outputs among maps, presence, visibility, quality, boxes, scores, masks.
@@ -342,6 +363,7 @@ class Card:
     skeleton: Skeleton | None = None
     decode: Decode | None = None
     detection: Detection | None = None
+    segmentation: Segmentation | None = None
     calibration: Calibration | None = None
     weights: WeightsFile | None = None
     accuracy: tuple[Accuracy, ...] = field(default=())
@@ -372,6 +394,8 @@ class Card:
             )
         if self.kind == "detector":
             _require(self.detection is not None, "a detector needs the table 'detection'")
+        if self.kind == "segmenter":
+            _require(self.segmentation is not None, "a segmenter needs the table 'segmentation'")
 
     @property
     def num_keypoints(self) -> int:
