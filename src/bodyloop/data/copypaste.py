@@ -81,29 +81,17 @@ def paste(
     Raises:
         InputError: behind somebody without a mask.
     """
-    import cv2
-
     if not front and sample.mask is None:
         raise InputError("nobody can be pasted behind a person without a mask")
-    h, w = person.mask.shape
-    size = max(1, round(w * scale)), max(1, round(h * scale))
-    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    pixels = cv2.resize(person.pixels, size, interpolation=how)
-    mask = cv2.resize(person.mask, size, interpolation=cv2.INTER_NEAREST)
-    if mirrored:
-        pixels, mask = pixels[:, ::-1], mask[:, ::-1]
     height, width = sample.image.shape[:2]
-    x1, y1 = max(at[0], 0), max(at[1], 0)
-    x2, y2 = min(at[0] + size[0], width), min(at[1] + size[1], height)
-    if x1 >= x2 or y1 >= y2:
+    found = placed(person, (width, height), scale=scale, at=at, mirrored=mirrored)
+    if found is None:
         return sample
-    there = np.s_[y1:y2, x1:x2]
-    source = np.s_[y1 - at[1] : y2 - at[1], x1 - at[0] : x2 - at[0]]
-    covers = mask[source] > 0
+    there, pixels, covers = found
     if not front and sample.mask is not None:
         covers &= sample.mask[there] == 0
     image = sample.image.copy()
-    image[there][covers] = pixels[source][covers]
+    image[there][covers] = pixels[covers]
     if not front:
         return replace(sample, image=image)
     covered = np.zeros((height, width), np.bool_)
@@ -113,6 +101,28 @@ def paste(
         left = left.copy()
         left[covered] = 0
     return replace(sample, image=image, visible=sample.visible & ~_at(covered, sample.keypoints), mask=left)
+
+
+def placed(
+    person: CutOut, size: tuple[int, int], *, scale: float, at: tuple[int, int], mirrored: bool = False
+) -> tuple[tuple[slice, slice], U8, npt.NDArray[np.bool_]] | None:
+    """A person scaled and put into a picture of ``size`` = (w, h): which part of it, the pixels there (h, w, 3) and
+    those that are the person's (h, w); None outside. Arguments as in `paste`."""
+    import cv2
+
+    h, w = person.mask.shape
+    target = max(1, round(w * scale)), max(1, round(h * scale))
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    pixels = np.asarray(cv2.resize(person.pixels, target, interpolation=how), np.uint8)
+    mask = cv2.resize(person.mask, target, interpolation=cv2.INTER_NEAREST) > 0
+    if mirrored:
+        pixels, mask = pixels[:, ::-1], mask[:, ::-1]
+    x1, y1 = max(at[0], 0), max(at[1], 0)
+    x2, y2 = min(at[0] + target[0], size[0]), min(at[1] + target[1], size[1])
+    if x1 >= x2 or y1 >= y2:
+        return None
+    source = np.s_[y1 - at[1] : y2 - at[1], x1 - at[0] : x2 - at[0]]
+    return np.s_[y1:y2, x1:x2], pixels[source], mask[source].copy()
 
 
 def _at(covered: npt.NDArray[np.bool_], points: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
