@@ -66,16 +66,16 @@ def _up(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
-def _shared_towers(width: int, levels: int, depth: int, activation: Activation) -> nn.ModuleList:
-    """One stack of 3x3 ConvModules a level; the convolutions are the same modules, the norms are not."""
-    towers = nn.ModuleList(
+def towers(width: int, depth: int, activation: Activation, shared: bool = True) -> nn.ModuleList:
+    """One stack of 3x3 ConvModules a level; if ``shared`` the convolutions are the same modules, the norms not."""
+    stacks = nn.ModuleList(
         nn.Sequential(*(ConvModule(width, width, 3, activation=activation) for _ in range(depth)))
-        for _ in range(levels)
+        for _ in STRIDES
     )
-    for tower in list(towers)[1:]:
-        for module, first in zip(_modules(tower), _modules(towers[0]), strict=True):
+    for stack in list(stacks)[1:] if shared else ():
+        for module, first in zip(_modules(stack), _modules(stacks[0]), strict=True):
             module.conv = first.conv
-    return towers
+    return stacks
 
 
 def _modules(tower: nn.Module) -> list[ConvModule]:
@@ -83,7 +83,12 @@ def _modules(tower: nn.Module) -> list[ConvModule]:
 
 
 class RTMDetHead(nn.Module):
-    """Class logits and box distances per prior; convolutions shared over levels, batch norms not."""
+    """Class logits and box distances per prior; convolutions shared over levels, batch norms not.
+
+    Args:
+        one_tower: boxes are read off the very features of the classes (RTMDet-Ins).
+        distance_bias: first value of the box branch.
+    """
 
     def __init__(
         self,
@@ -93,33 +98,45 @@ class RTMDetHead(nn.Module):
         depth: int = 2,
         activation: Activation = nn.SiLU,
         distance_bias: float = 0.0,
+        one_tower: bool = False,
     ) -> None:
         super().__init__()
-        levels = len(STRIDES)
         self.distances = distances
-        self.cls_convs = _shared_towers(width, levels, depth, activation)
-        self.reg_convs = _shared_towers(width, levels, depth, activation)
-        self.rtm_cls = nn.ModuleList(nn.Conv2d(width, num_classes, 1) for _ in range(levels))
-        self.rtm_reg = nn.ModuleList(nn.Conv2d(width, 4, 1) for _ in range(levels))
-        for m in self.modules():
-            if isinstance(m, nn.Conv2d):
-                nn.init.normal_(m.weight, std=0.01)
+        self.cls_convs = towers(width, depth, activation)
+        self.reg_convs = self.cls_convs if one_tower else towers(width, depth, activation)
+        self.rtm_cls = nn.ModuleList(nn.Conv2d(width, num_classes, 1) for _ in STRIDES)
+        self.rtm_reg = nn.ModuleList(nn.Conv2d(width, 4, 1) for _ in STRIDES)
+        start_small(self)
         for cls, reg in zip(self.rtm_cls, self.rtm_reg, strict=True):
             nn.init.constant_(cls.get_parameter("bias"), -math.log(99.0))  # every prior starts at 1 %
             nn.init.constant_(reg.get_parameter("bias"), distance_bias)
 
-    def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
         logits, distances = [], []
         for i, (x, stride) in enumerate(zip(maps, STRIDES, strict=True)):
-            logits.append(_flat(self.rtm_cls[i](self.cls_convs[i](x))))
-            raw = _flat(self.rtm_reg[i](self.reg_convs[i](x))).float()
+            of_class = self.cls_convs[i](x)
+            of_box = of_class if self.reg_convs is self.cls_convs else self.reg_convs[i](x)
+            logits.append(flat(self.rtm_cls[i](of_class)))
+            raw = at_least_float(flat(self.rtm_reg[i](of_box)))
             distances.append(_activated(raw, self.distances) * stride)
-        return torch.cat(logits, dim=1).float(), torch.cat(distances, dim=1)
+        return at_least_float(torch.cat(logits, dim=1)), torch.cat(distances, dim=1)
 
 
-def _flat(x: Tensor) -> Tensor:
+def start_small(module: nn.Module) -> None:
+    """Starting values of heads: every convolution's weights are normal with deviation 0.01."""
+    for m in module.modules():
+        if isinstance(m, nn.Conv2d):
+            nn.init.normal_(m.weight, std=0.01)
+
+
+def flat(x: Tensor) -> Tensor:
     """(B, c, h, w) to (B, h w, c), row by row."""
     return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def at_least_float(x: Tensor) -> Tensor:
+    """Half-precision numbers as float32; others as they are."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _activated(raw: Tensor, kind: Distances) -> Tensor:
@@ -147,12 +164,12 @@ class RTMDet(nn.Module):
             self.laterals = laterals
         self.has_laterals = laterals is not None
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         maps = self.backbone(x)[-3:]
         if self.has_laterals:
             maps = self.laterals(maps)
-        logits, distances = self.bbox_head(self.neck(maps))
-        return logits, distances
+        out: tuple[Tensor, ...] = self.bbox_head(self.neck(maps))
+        return out
 
 
 class Laterals(nn.Module):
@@ -172,13 +189,22 @@ def rtmdet(size: str, num_classes: int = 80) -> RTMDet:
     Raises:
         ModelError: another size.
     """
+    backbone, neck, width = body(size)
+    head = RTMDetHead(width, num_classes, "linear" if size in ("tiny", "s") else "exp")
+    return RTMDet(backbone, neck, head)
+
+
+def body(size: str) -> tuple[CSPNeXt, CSPNeXtPAFPN, int]:
+    """Backbone, neck and the neck's width of a published size.
+
+    Raises:
+        ModelError: no such size.
+    """
     if size not in SIZES:
-        raise ModelError(f"RTMDet has no size {size!r}; there are {', '.join(SIZES)} (and rtmdet_n)")
+        raise ModelError(f"RTMDet has no size {size!r}; there are {', '.join(SIZES)} (and our own, n)")
     s = SIZES[size]
     backbone = CSPNeXt(s)
-    neck = CSPNeXtPAFPN(backbone.channels, s.width, s.neck_blocks)
-    head = RTMDetHead(s.width, num_classes, "linear" if size in ("tiny", "s") else "exp")
-    return RTMDet(backbone, neck, head)
+    return backbone, CSPNeXtPAFPN(backbone.channels, s.width, s.neck_blocks), s.width
 
 
 def rtmdet_n(*, pretrained: bool = False) -> RTMDet:
@@ -187,15 +213,20 @@ def rtmdet_n(*, pretrained: bool = False) -> RTMDet:
     Args:
         pretrained: start the backbone from its ImageNet weights (an optional package, see `efficientnet`).
     """
+    backbone, laterals, neck = small_body(pretrained)
+    # exp: relative errors count alike for small and large people; e^1 strides is a usable first box
+    head = RTMDetHead(RTMDET_N_WIDTH, 1, "exp", distance_bias=1.0)
+    return RTMDet(backbone, neck, head, laterals)
+
+
+def small_body(pretrained: bool) -> tuple[EfficientNetLite0, Laterals, CSPNeXtPAFPN]:
+    """Backbone, laterals and neck of our own detectors."""
     backbone = EfficientNetLite0()
     if pretrained:
         backbone.load_imagenet()
     width = RTMDET_N_WIDTH
     laterals = Laterals(CHANNELS[1:], width, nn.SiLU)
-    neck = CSPNeXtPAFPN((width, width, width), width, 1)
-    # exp: relative errors count alike for small and large people; e^1 strides is a usable first box
-    head = RTMDetHead(width, 1, "exp", distance_bias=1.0)
-    return RTMDet(backbone, neck, head, laterals)
+    return backbone, laterals, CSPNeXtPAFPN((width, width, width), width, 1)
 
 
 def make_priors(height: int, width: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
