@@ -160,3 +160,51 @@ def as_detector(function: Callable[[npt.NDArray[np.uint8]], Any]) -> Detector:
             (boxes, scores), or People.
     """
     return _FunctionDetector(function)
+
+
+def one_each(given: Any, n: int, what: str) -> list[Any]:
+    """One entry a picture from what was given for ``n`` pictures: a list, or None or "image" for all.
+
+    Raises:
+        InputError: something else, or another length.
+    """
+    if given is None or (isinstance(given, str) and given == "image"):
+        return [given] * n
+    if not isinstance(given, list | tuple) or len(given) != n:
+        got = f"{len(given)} entries" if isinstance(given, list | tuple) else type(given).__name__
+        raise InputError(f"{what}: for {n} pictures expected a list with one entry a picture, got {got}")
+    return list(given)
+
+
+def given_people(image: Image, boxes: Any, masks: Any, where: str = "") -> People | None:
+    """The people whom the caller named; None if that is left to a detector.
+
+    Args:
+        boxes: (N, 4) ``x1 y1 x2 y2`` in px; "image": the whole picture is one person; None: around the masks.
+        masks: as `Masks.from_any`, one a box.
+        where: which picture, for messages.
+
+    Raises:
+        InputError: boxes or masks that cannot be used, or different numbers of them.
+    """
+    if isinstance(boxes, str) and boxes != "image":
+        raise InputError(f"boxes{where}: expected (N, 4) numbers, 'image' or None, got {boxes!r}")
+    try:
+        kept = None if masks is None else Masks.from_any(masks, image.size)
+    except InputError as e:
+        raise InputError(f"{e}{where}") from e
+    if boxes is None:
+        if kept is None:
+            return None
+        absent = np.flatnonzero(~kept.present)
+        if absent.size:
+            raise InputError(
+                f"masks[{absent[0]}]{where} has no pixel; without boxes nothing says where to look"
+            )
+        boxes = kept.boxes
+    elif isinstance(boxes, str):
+        boxes = [[0, 0, *image.size]]
+    checked = as_boxes(boxes, f"boxes{where}")
+    if kept is not None and len(kept) != len(checked):
+        raise InputError(f"{len(kept)} masks for {len(checked)} boxes{where}")
+    return People(image.size, image.source, boxes=checked, masks=kept)

@@ -21,12 +21,11 @@ from bodyloop.errors import InputError
 from bodyloop.geometry import Crop, as_boxes
 from bodyloop.images import Image, Order, as_image
 from bodyloop.maps import MapLayer, ProbabilityMaps, Thresholds, in_box, merge_points
-from bodyloop.masks import Masks
 from bodyloop.models.cards import Card
 from bodyloop.people import People
 from bodyloop.pose.inference import SIDES, Array, PoseOptions, Runner, Windows
 from bodyloop.pose.parity import Parity
-from bodyloop.roles import Detector
+from bodyloop.roles import Detector, given_people, one_each
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
@@ -145,8 +144,8 @@ class PoseModel:
         options = replace(self.options, **{k: v for k, v in asked.items() if v is not None})
         if not isinstance(images, list | tuple):
             return self._predict([as_image(images, order)], [boxes], [masks], options, detector)[0]
-        all_boxes = _one_each(boxes, len(images), "boxes")
-        all_masks = _one_each(masks, len(images), "masks")
+        all_boxes = one_each(boxes, len(images), "boxes")
+        all_masks = one_each(masks, len(images), "masks")
         out: list[People] = []
         for at in range(0, len(images), WINDOW):
             part = slice(at, at + WINDOW)
@@ -183,7 +182,7 @@ class PoseModel:
     ) -> list[People]:
         people: list[People | None] = []
         for i, (image, b, m) in enumerate(zip(images, boxes, masks, strict=True)):
-            people.append(_given(image, b, m, "" if first is None else f" of image {first + i}"))
+            people.append(given_people(image, b, m, "" if first is None else f" of image {first + i}"))
         unknown = [i for i, p in enumerate(people) if p is None]
         if unknown:
             found = self._find(detector).detect([images[i] for i in unknown])
@@ -272,38 +271,3 @@ class PoseModel:
             MapLayer(rows["maps_outer"], crop.enlarged(double.outer), "outer"),
         )
         return ProbabilityMaps(layers, self._runner.variances, thresholds)
-
-
-def _one_each(given: Any, n: int, what: str) -> list[Any]:
-    """One entry a picture from what was given for several."""
-    if given is None or (isinstance(given, str) and given == "image"):
-        return [given] * n
-    if not isinstance(given, list | tuple) or len(given) != n:
-        got = f"{len(given)} entries" if isinstance(given, list | tuple) else type(given).__name__
-        raise InputError(f"{what}: for {n} pictures expected a list with one entry a picture, got {got}")
-    return list(given)
-
-
-def _given(image: Image, boxes: Any, masks: Any, where: str) -> People | None:
-    """The people whom the caller named; None if that is left to a detector."""
-    if isinstance(boxes, str) and boxes != "image":
-        raise InputError(f"boxes{where}: expected (N, 4) numbers, 'image' or None, got {boxes!r}")
-    try:
-        kept = None if masks is None else Masks.from_any(masks, image.size)
-    except InputError as e:
-        raise InputError(f"{e}{where}") from e
-    if boxes is None:
-        if kept is None:
-            return None
-        absent = np.flatnonzero(~kept.present)
-        if absent.size:
-            raise InputError(
-                f"masks[{absent[0]}]{where} has no pixel; without boxes nothing says where to look"
-            )
-        boxes = kept.boxes
-    elif isinstance(boxes, str):
-        boxes = [[0, 0, *image.size]]
-    checked = as_boxes(boxes, f"boxes{where}")
-    if kept is not None and len(kept) != len(checked):
-        raise InputError(f"{len(kept)} masks for {len(checked)} boxes{where}")
-    return People(image.size, image.source, boxes=checked, masks=kept)
