@@ -295,6 +295,34 @@ class TestNumbers:
             assert all((p == q).all() for p, q in zip(masks.polygons(i), again.polygons(i), strict=True))
 
 
+class TestCuts:
+    def test_placed_and_trimmed(self) -> None:
+        bits = np.zeros((4, 5), bool)
+        bits[1:3, 2:4] = True
+        masks = Masks.from_cuts([(10, 20, bits), None, (0, 0, np.zeros((3, 3), bool))], (30, 40))
+        x, y, cut = masks.cut(0)
+        assert (x, y, cut.shape) == (12, 21, (2, 2)) and cut.all()
+        assert masks.present.tolist() == [True, False, False]
+        assert masks.bitmap(0)[21:23, 12:14].all() and masks.areas.tolist() == [4, 0, 0]
+        bits[:] = False  # a copy was taken
+        assert masks.areas[0] == 4
+
+    @given(hnp.arrays(bool, (3, 6, 7)))
+    def test_inverse_of_cut(self, bitmaps: npt.NDArray[np.bool_]) -> None:
+        masks = Masks.from_bitmaps(bitmaps)
+        again = Masks.from_cuts([masks.cut(i) for i in range(3)], masks.size)
+        assert (again.bitmaps() == bitmaps).all()
+
+    @pytest.mark.parametrize("at", [(-1, 0), (0, -1), (26, 0), (0, 37)])
+    def test_beyond_the_picture(self, at: tuple[int, int]) -> None:
+        with pytest.raises(InputError, match=r"masks\[0\].*beyond"):
+            Masks.from_cuts([(*at, np.ones((4, 5), bool))], (30, 40))
+
+    def test_not_bool(self) -> None:
+        with pytest.raises(InputError, match="expected a bool bitmap"):
+            Masks.from_cuts([(0, 0, np.ones((4, 5), np.uint8))], (30, 40))
+
+
 class TestReference:
     def test_holes_are_filled_and_specks_are_lost(self) -> None:
         bitmap = np.zeros((40, 40), bool)

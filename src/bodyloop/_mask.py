@@ -90,13 +90,28 @@ def from_bitmap(a: npt.NDArray[np.generic] | None, size: tuple[int, int], what: 
         b = a if a.dtype == bool else a != 0  # type: ignore[assignment]
     else:
         raise InputError(f"{what}: expected bool, integers or floats in 0..1, got {a.dtype}")
+    return trimmed(0, 0, b, size)
+
+
+def from_cut(x: int, y: int, b: npt.NDArray[np.generic], size: tuple[int, int], what: str) -> Mask | None:
+    if b.ndim != 2 or b.dtype != bool:
+        raise InputError(f"{what}: expected a bool bitmap (h, w), got {b.dtype} {b.shape}")
+    if x < 0 or y < 0 or x + b.shape[1] > size[0] or y + b.shape[0] > size[1]:
+        raise InputError(
+            f"{what}: a bitmap {b.shape} (h, w) at ({x}, {y}) reaches beyond the picture of {size} (w, h)"
+        )
+    return trimmed(x, y, b, size)
+
+
+def trimmed(x: int, y: int, b: npt.NDArray[np.generic], size: tuple[int, int]) -> Mask | None:
+    """A bool bitmap that lies at (x, y), copied as far as pixels are set."""
     rows, columns = np.flatnonzero(b.any(axis=1)), np.flatnonzero(b.any(axis=0))
     if not len(rows):
         return None
-    y, x = int(rows[0]), int(columns[0])
-    cut = np.array(b[y : rows[-1] + 1, x : columns[-1] + 1], bool)
+    top, left = int(rows[0]), int(columns[0])
+    cut = np.array(b[top : rows[-1] + 1, left : columns[-1] + 1], bool)
     cut.flags.writeable = False
-    return Mask(size, cut=(x, y, cut))
+    return Mask(size, cut=(x + left, y + top, cut))
 
 
 def rle_size(rle: Mapping[str, Any], what: str) -> tuple[int, int]:

@@ -32,7 +32,7 @@ class Rle(TypedDict):
 class Masks:
     """N masks in one picture of ``size`` (width, height); immutable.
 
-    Made by `from_any` (whatever a caller has), or by `from_bitmaps`, `from_rle`, `from_polygons`, `empty`.
+    Made by `from_any` (whatever a caller has), or by `from_bitmaps`, `from_cuts`, `from_rle`, `from_polygons`, `empty`.
     """
 
     __slots__ = ("_items", "size")
@@ -74,6 +74,21 @@ class Masks:
             size = first.shape[1], first.shape[0]
         size = _mask.as_size(size)
         return cls([_mask.from_bitmap(a, size, f"masks[{i}]") for i, a in enumerate(arrays)], size)
+
+    @classmethod
+    def from_cuts(cls, cuts: Sequence[tuple[int, int, Bits] | None], size: tuple[int, int]) -> Masks:
+        """Masks from bitmaps that cover a part of the picture each; the inverse of `cut`.
+
+        Args:
+            cuts: (x0, y0, (h, w) bool): where the bitmap's first pixel lies; None for a person without a mask.
+
+        Raises:
+            InputError: a bitmap that is not bool (h, w), or reaches beyond the picture.
+        """
+        size = _mask.as_size(size)
+        return cls(
+            [None if c is None else _mask.from_cut(*c, size, f"masks[{i}]") for i, c in enumerate(cuts)], size
+        )
 
     @classmethod
     def from_rle(cls, rles: Sequence[Mapping[str, Any] | None], size: tuple[int, int] | None = None) -> Masks:
