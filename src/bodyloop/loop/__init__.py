@@ -1,1 +1,19 @@
 """The loop over three roles: detect, estimate the pose, segment, mask out, again."""
+
+from bodyloop.loop.config import BMP_D3, BMP_J1, BMP_N, BMP_V2, CONFIGS, LoopConfig, Parity
+from bodyloop.loop.pipeline import BodyLoop, Failure
+from bodyloop.loop.record import LoopResult, Pass
+
+__all__ = [
+    "BMP_D3",
+    "BMP_J1",
+    "BMP_N",
+    "BMP_V2",
+    "CONFIGS",
+    "BodyLoop",
+    "Failure",
+    "LoopConfig",
+    "LoopResult",
+    "Parity",
+    "Pass",
+]

@@ -8,7 +8,8 @@ Source: BBoxMaskPose (ICCV 2025), BBoxMaskPose v2 (2026).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import difflib
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from bodyloop.errors import ConfigError
@@ -32,6 +33,8 @@ class Parity:
         false_crowd_is_zero: ``crowd_iou`` None means 0: everybody who overlaps is a crowd.
         remove_whole_groups: pose NMS may leave nobody of a group, as a removed pose goes on removing others.
         run_all_passes: a pass that finds nothing new does not end the loop.
+        face_of_first_neighbour: of several people's keypoints as negative points, only the first one's nose and
+            eyes are thinned out to one.
     """
 
     boxes_as_xywh: bool = False
@@ -41,6 +44,7 @@ class Parity:
     false_crowd_is_zero: bool = False
     remove_whole_groups: bool = False
     run_all_passes: bool = False
+    face_of_first_neighbour: bool = False
 
     @classmethod
     def published(cls) -> Parity:
@@ -57,13 +61,16 @@ class LoopConfig:
         passes: detect, estimate, segment, mask out; so often at most.
         detector_threshold: people below this score are not looked at. detector_nms: IoU above which the lower
             of two boxes goes (sides counted as x2 - x1 + 1).
-        pose_nms: OKS above which one of two poses goes.
+        pose_nms: OKS above which one of two poses goes: the one with fewer valid keypoints.
+        prefer_known: of somebody known and somebody new the new one goes, whatever their keypoints. What is
+            found beside a blackened person is often a rest of it, with a worse box.
         confidence, visibility: a keypoint is *valid* above both; visibility also admits prompt points.
         selection: which keypoints become prompt points (`prompts.select`).
         positives, positives_if_crowd, negatives: how many points on the person, also if it overlaps another
             by more than ``crowd_iou`` (None: nobody is a crowd), and on its neighbours.
         prompt_box, extend_box: send the box, united with the points' own if it is extended.
-        prompt_mask, prompt_maps: send the detector's mask, the probability maps (for segmenters that use them).
+        prompt_mask, prompt_maps, prompt_neighbours: send the detector's mask, the probability maps, the people
+            close by (for segmenters that use them).
         crop: encode each person's box, half as large again, by itself (with ``prompt_box``).
         together: all people of a pass in one call, with as many points each; else one by one.
         exclusive: every pixel to at most one person.
@@ -71,11 +78,13 @@ class LoopConfig:
         min_box_area: px^2; smaller people keep the detector's mask. 0: off.
 
         min_box_height: px; smaller people keep the detector's mask, which is right for them. 0: off.
-        skip_settled: in later passes people whose masks cannot change are not segmented or estimated again.
+        skip_settled: people whose masks did not change are not segmented or estimated again: by ``repose`` those
+            whose mask the last step left as it was, by ``together`` all who are known.
         stop_when_settled: a pass that brings nobody new is the last.
         seconds: no further pass begins after this time. None: no limit.
-        repose: estimate again with the refined masks, so often; segment after each (BMP v2+).
-        score_consistency: tell, for each person, how well mask and pose agree (``extra["consistency"]``).
+        repose: estimate again with the refined masks, so often in a pass; segment after each (BMP v2+). Not for
+            people who are too small to be refined.
+        score_consistency: tell, for each person, how well mask and pose agree (``consistency.scored``).
         parity: quirks of the published loop to repeat.
     """
 
@@ -84,6 +93,7 @@ class LoopConfig:
     detector_threshold: float = 0.3
     detector_nms: float = 0.3
     pose_nms: float = 0.8
+    prefer_known: bool = False
     confidence: float = 0.5
     visibility: float = 0.5
     selection: Selection = "k_most_visible"
@@ -95,6 +105,7 @@ class LoopConfig:
     extend_box: bool = False
     prompt_mask: bool = False
     prompt_maps: bool = False
+    prompt_neighbours: bool = False
     crop: bool = False
     together: bool = False
     exclusive: bool = True
@@ -135,6 +146,19 @@ class LoopConfig:
         if self.crop and not self.prompt_box:
             raise ConfigError("loop: crop needs prompt_box, the box is what is cut out")
 
+    def changed(self, **changes: object) -> LoopConfig:
+        """The same configuration with other values.
+
+        Raises:
+            ConfigError: a name that is no field (the nearest is named), or a value out of range.
+        """
+        known = [f.name for f in fields(self)]
+        unknown = next((n for n in changes if n not in known), None)
+        if unknown is not None:
+            near = difflib.get_close_matches(unknown, known, n=1, cutoff=0.0)[0]
+            raise ConfigError(f"loop: no field {unknown!r}; did you mean {near!r}?")
+        return replace(self, **changes)  # type: ignore[arg-type]  # checked by __post_init__
+
     def _number(self, name: str, low: float, high: float) -> None:
         value = getattr(self, name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
@@ -160,9 +184,11 @@ BMP_J1 = LoopConfig(
 )
 BMP_N = LoopConfig(
     "bmp-n",
+    prefer_known=True,
     prompt_box=True,
     prompt_mask=True,
     prompt_maps=True,
+    prompt_neighbours=True,
     min_box_height=32,
     skip_settled=True,
     stop_when_settled=True,

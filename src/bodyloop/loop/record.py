@@ -25,7 +25,7 @@ class Pass:
         number: from 1.
         masked_out: masks painted black before the detector looked; of nobody in the first pass.
         detected: what the detector found (or was given), after threshold and box NMS, with its own masks.
-        posed: the same people, same order, with keypoints.
+        posed: the same people, same order, with keypoints; the histories of those who lost say why.
         kept: (M,) indices into ``posed`` of the people that pose NMS left; the others are somebody known already
             or somebody else of this pass.
         dropped_known: (D,) indices into the people known before this pass that lost against somebody new.
@@ -56,8 +56,11 @@ class LoopResult:
         people: as `BodyLoop.predict` returns them.
         passes: one entry a pass that was begun.
         ended: why there was no further pass: all were made, nobody new was found, or time was up.
+        dropped: everybody who lost to somebody else in the same pose, in any pass; their histories say to whom.
+            None: nobody.
     """
 
     people: People
     passes: tuple[Pass, ...]
     ended: Ending
+    dropped: People | None = None
