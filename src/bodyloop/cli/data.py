@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from bodyloop.cli import data_more
+from bodyloop.cli import data_crowds, data_more
 from bodyloop.cli._common import AsJson, complain, count_of, example, folded, progress, put_json, say
 
 NAME = "data"
@@ -180,3 +180,4 @@ for _command, _lines in (
 ):
     app.command(_command.__name__, help=folded(_command.__doc__), epilog=example(*_lines))(_command)
 data_more.register(app)
+data_crowds.register(app)

@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, TypeVar
 
 from bodyloop.data.cropcoco import (
     PROCEDURE,
@@ -38,6 +38,8 @@ from bodyloop.images import Image, read
 from bodyloop.storage import atomic_write
 
 Progress = Callable[[int, int], None]
+Todo = TypeVar("Todo")
+Done = TypeVar("Done")
 
 MANIFEST = "cropcoco.json"
 FORMAT = "bodyloop/cropcoco-1"
@@ -107,7 +109,7 @@ def build_folder(
     before = len(_jpegs(photos))
     job = _Job(folder, photos, seed, padding, quality)
     crops = []
-    for cut in _all_of(job, todo, workers):
+    for cut in in_processes(job, todo, workers):
         crops.append(cut)
         if progress is not None:
             progress(len(crops), len(todo))
@@ -193,14 +195,14 @@ def inner_path(name: object) -> PurePosixPath | None:
     return PurePosixPath(path.as_posix())
 
 
-def claim(root: Path, content: Mapping[str, Any]) -> None:
+def claim(root: Path, content: Mapping[str, Any], *, manifest: str = MANIFEST, format: str = FORMAT) -> None:
     """Take a folder for a set: its manifest says what is made there, and an unequal one is left alone.
 
     Raises:
         FileError: the folder holds something else, or cannot be written.
     """
-    path = root / MANIFEST
-    mine = json.loads(json.dumps({"format": FORMAT, **content}))
+    path = root / manifest
+    mine = json.loads(json.dumps({"format": format, **content}))
     if not path.is_file():
         if root.is_dir() and any(not p.match(_PART) for p in root.iterdir()):
             raise FileError(f"{root}: holds files and is no set of this command; name a new or empty folder")
@@ -292,10 +294,8 @@ class _Job:
         _write(target, data.tobytes())
 
 
-def _all_of(
-    job: _Job, todo: Sequence[tuple[Record, Sequence[Record]]], workers: int | None
-) -> Iterator[Cut | None]:
-    """The crops of all images, in their order."""
+def in_processes(job: Callable[[Todo], Done], todo: Sequence[Todo], workers: int | None) -> Iterator[Done]:
+    """What a job makes of each of some things, in their order. None: as many processes as cores and work."""
     if workers is None:
         workers = min(_cores(), -(-len(todo) // IMAGES_A_WORKER))
     if workers <= 1:
@@ -311,7 +311,7 @@ def _all_of(
         yield from pool.map(job, todo, chunksize=4)
     except BrokenProcessPool as e:
         raise BodyloopError(
-            "a process that cut photos has ended, probably for want of memory; what is done is kept: "
+            "a process that made photos has ended, probably for want of memory; what is done is kept: "
             "call again with fewer --workers"
         ) from e
     finally:
