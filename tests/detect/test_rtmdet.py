@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from bodyloop.detect import DetectorParity, RTMDetDetector
+from bodyloop.detect.instances import level_sizes
 from bodyloop.detect.letterbox import Letterbox
-from bodyloop.detect.rtmdet import level_sizes, select
+from bodyloop.detect.rtmdet import select
 from bodyloop.engines import Array
 from bodyloop.errors import InputError, ModelError
 from bodyloop.images import Image
-from bodyloop.models.cards import Card, Detection, Licenses, Preprocess
+from bodyloop.models.cards import Card, Detection, Licenses, Preprocess, Segmentation
 from bodyloop.roles import Detector
 
 SIZE = (64, 64)
@@ -87,7 +88,7 @@ def test_nobody() -> None:
 
 
 def answer(rows: Mapping[int, tuple[Sequence[float], float]]) -> tuple[np.ndarray, np.ndarray]:
-    boxes, scores = np.zeros((PRIORS, 4), np.float32), np.zeros(PRIORS, np.float32)
+    boxes, scores = np.zeros((PRIORS, 4), np.float32), np.zeros((PRIORS, 1), np.float32)
     for i, (box, score) in rows.items():
         boxes[i], scores[i] = box, score
     return boxes, scores
@@ -98,18 +99,19 @@ PLACE = Letterbox.fit((128, 64), SIZE)  # half size, the lower half of the canva
 
 def test_threshold_is_exclusive_and_best_comes_first() -> None:
     boxes, scores = answer({0: ([0, 0, 8, 8], 0.3), 1: ([8, 8, 16, 16], 0.4), 83: ([32, 0, 40, 8], 0.9)})
-    b, s = select(
+    found = select(
         boxes, scores, PLACE, replace(DETECTION, score_threshold=float(np.float32(0.3))), DetectorParity()
     )
-    assert b.tolist() == [[64, 0, 80, 16], [16, 16, 32, 32]]
-    assert np.allclose(s, [0.9, 0.4])
+    assert found.boxes.tolist() == [[64, 0, 80, 16], [16, 16, 32, 32]]
+    assert np.allclose(found.scores, [0.9, 0.4])
+    assert found.priors.tolist() == [83, 1]
 
 
 def test_clipped_to_the_photo_or_as_the_reference_to_the_canvas() -> None:
     boxes, scores = answer({5: ([-4, 16, 20, 50], 0.9), 6: ([10, 40, 20, 60], 0.8)})
-    b, _ = select(boxes, scores, PLACE, DETECTION, DetectorParity())
+    b = select(boxes, scores, PLACE, DETECTION, DetectorParity()).boxes
     assert b.tolist() == [[0, 32, 40, 64]]  # the second lay in the padding
-    b, _ = select(boxes, scores, PLACE, DETECTION, DetectorParity(clip_to_canvas=True))
+    b = select(boxes, scores, PLACE, DETECTION, DetectorParity(clip_to_canvas=True)).boxes
     assert b.tolist() == [[0, 32, 40, 100], [20, 80, 40, 120]]
 
 
@@ -117,9 +119,9 @@ def test_limits_of_levels_and_of_the_photo() -> None:
     rows = {i: ([8.0 * i, 0, 8.0 * i + 4, 4], 0.5 + 0.01 * i) for i in range(8)}
     rows[64] = ([0, 16, 4, 20], 0.4)  # the first prior of the second level
     boxes, scores = answer(rows)
-    b, _ = select(boxes, scores, PLACE, replace(DETECTION, nms_pre=2), DetectorParity())
+    b = select(boxes, scores, PLACE, replace(DETECTION, nms_pre=2), DetectorParity()).boxes
     assert b[:, 0].tolist() == [112, 96, 0]
-    b, _ = select(boxes, scores, PLACE, replace(DETECTION, max_per_image=3), DetectorParity())
+    b = select(boxes, scores, PLACE, replace(DETECTION, max_per_image=3), DetectorParity()).boxes
     assert b[:, 0].tolist() == [112, 96, 80]
 
 
@@ -128,19 +130,76 @@ def test_limits_of_levels_and_of_the_photo() -> None:
 )
 def test_boxes_without_area_go(box: list[float]) -> None:
     boxes, scores = answer({3: (box, 0.9), 4: ([0, 0, 8, 8], 0.5)})
-    b, _ = select(boxes, scores, PLACE, DETECTION, DetectorParity())
+    b = select(boxes, scores, PLACE, DETECTION, DetectorParity()).boxes
     assert b.tolist() == [[0, 0, 16, 16]]
+
+
+def test_ranks_decide_where_scores_are_equal() -> None:
+    boxes, scores = answer({3: ([0, 0, 8, 8], 1.0), 4: ([1, 0, 8, 8], 1.0), 70: ([0, 1, 8, 8], 1.0)})
+    assert select(boxes, scores, PLACE, DETECTION, DetectorParity()).priors.tolist() == [3]  # grid order
+    ranks = np.where(scores > 0, 20.0, -9.0)
+    ranks[70] = 21
+    assert select(boxes, scores, PLACE, DETECTION, DetectorParity(), ranks).priors.tolist() == [70]
+
+
+def test_classes_do_not_suppress_each_other_but_compete_for_places() -> None:
+    boxes, _ = answer({3: ([0, 0, 8, 8], 0), 4: ([1, 0, 8, 8], 0), 9: ([32, 0, 40, 8], 0)})
+    scores = np.zeros((PRIORS, 2), np.float32)
+    scores[3], scores[4], scores[9] = (0.9, 0.8), (0.7, 0), (0, 0.5)
+    found = select(boxes, scores, PLACE, DETECTION, DetectorParity())
+    assert found.priors.tolist() == [3, 3, 9] and found.labels.tolist() == [0, 1, 1]
+    two = replace(DETECTION, nms_pre=2)
+    assert select(boxes, scores, PLACE, two, DetectorParity()).priors.tolist() == [3, 3]
+
+
+class TwoClasses(Spot):
+    """As `Spot`, with something of class 0 beside everything of class 1, and better."""
+
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        out = super().run(inputs, outputs)
+        out["scores"] = np.concatenate([np.sqrt(out["scores"]), out["scores"]], axis=2)
+        return out
+
+
+def test_only_persons_come_out() -> None:
+    two = replace(DETECTION, num_classes=2, person_class=1)
+    grey = Image(photo(32, 64).pixels // 2)
+    (alone,) = RTMDetDetector(TwoClasses(), PREPROCESS, two).detect([grey])
+    assert alone.scores is not None and alone.scores.tolist() == [np.float32(127 / 255)]
+    strict = replace(two, max_per_image=1)
+    (people,) = RTMDetDetector(TwoClasses(), PREPROCESS, strict).detect([grey])
+    assert people.allclose(alone)
+    published = RTMDetDetector(TwoClasses(), PREPROCESS, strict, parity=DetectorParity(all_classes=True))
+    assert len(published.detect([grey])[0]) == 0  # the one place went to the other class
+
+
+def test_forty_places_as_published() -> None:
+    rows = {
+        i: ([8.0 * (i % 8), 8.0 * (i // 8), 8.0 * (i % 8) + 4, 8.0 * (i // 8) + 4], 0.5) for i in range(32)
+    }
+    rows |= {
+        64 + i: ([16.0 * (i % 4) + 4, 16.0 * (i // 4) + 4, 16.0 * (i % 4) + 8, 16.0 * (i // 4) + 8], 0.6)
+        for i in range(16)
+    }
+    boxes, scores = answer(rows)
+    place = Letterbox.fit(SIZE, SIZE)
+    assert len(select(boxes, scores, place, DETECTION, DetectorParity()).priors) == 48
+    assert len(select(boxes, scores, place, DETECTION, DetectorParity(at_most_40=True)).priors) == 40
+    assert all(vars(DetectorParity.published()).values())
 
 
 def test_card_and_engine_must_fit() -> None:
     card = Card("d", "detector", "rtmdet-n", Licenses("a", "b", "c"), PREPROCESS, detection=DETECTION)
     assert RTMDetDetector.from_card(Spot(), card, score_threshold=0.7).detection.score_threshold == 0.7
     with pytest.raises(ModelError, match="segmenter"):
-        RTMDetDetector.from_card(Spot(), replace(card, kind="segmenter", detection=None))
+        RTMDetDetector.from_card(
+            Spot(), replace(card, kind="segmenter", detection=None, segmentation=Segmentation("points"))
+        )
     with pytest.raises(ModelError, match="float32-nchw"):
         RTMDetDetector(Spot(), replace(PREPROCESS, input="float32-nchw"), DETECTION)
-    with pytest.raises(ModelError, match="its network gave"):
-        RTMDetDetector(Spot(), PREPROCESS, replace(DETECTION, num_classes=80)).detect([photo(0, 0)])
+    with pytest.raises(ModelError, match="at least 4 classes; its network gave"):
+        other = replace(DETECTION, num_classes=80, person_class=3)
+        RTMDetDetector(Spot(), PREPROCESS, other).detect([photo(0, 0)])
     without = Spot()
     without.outputs = ("boxes",)
     with pytest.raises(ModelError, match="scores"):

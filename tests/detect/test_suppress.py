@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from bodyloop.detect.suppress import suppress
+from bodyloop.geometry import suppress
 
 
 def overlap(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64], extra: float) -> float:

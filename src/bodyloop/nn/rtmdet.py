@@ -153,6 +153,8 @@ class RTMDet(nn.Module):
     P priors of `make_priors(H, W)`.
     """
 
+    outputs: tuple[str, ...] = ("logits", "distances")
+
     def __init__(
         self, backbone: nn.Module, neck: nn.Module, head: RTMDetHead, laterals: nn.Module | None = None
     ) -> None:
@@ -255,10 +257,13 @@ def decode(points: Tensor, distances: Tensor) -> Tensor:
 class DetectorFunction(nn.Module):
     """From bytes to boxes: what engines run and what an export writes.
 
-    ========  =====================================================================
-    "boxes"   (B, P, 4) ``x1 y1 x2 y2`` in input px, unclipped
-    "scores"  (B, P, C) after the sigmoid
-    ========  =====================================================================
+    ============  =====================================================================
+    "boxes"       (B, P, 4) ``x1 y1 x2 y2`` in input px, unclipped
+    "scores"      (B, P, C) after the sigmoid
+    "logits"      (B, P, C) before it: scores near 1 are equal where these still differ
+    "kernels"     (B, P, 169) and
+    "prototypes"  (B, 8, h/8, w/8) of an `RTMDetIns`: see `rtmdet_ins.dynamic_masks`
+    ============  =====================================================================
 
     Args:
         network: an `RTMDet`.
@@ -268,11 +273,11 @@ class DetectorFunction(nn.Module):
     """
 
     inputs = ("images",)
-    outputs = ("boxes", "scores")
+    outputs: tuple[str, ...] = ("boxes", "scores", "logits")
 
     def __init__(
         self,
-        network: nn.Module,
+        network: RTMDet,
         size: tuple[int, int],
         *,
         mean: Sequence[float],
@@ -283,6 +288,7 @@ class DetectorFunction(nn.Module):
         self.network = network
         self.size = size
         self.bgr = bgr
+        self.outputs = (*self.outputs, *network.outputs[2:])
         self.register_buffer("mean", torch.tensor(tuple(mean)).reshape(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(tuple(std)).reshape(1, 3, 1, 1), persistent=False)
         self.register_buffer("points", make_priors(size[1], size[0])[0], persistent=False)
@@ -295,9 +301,10 @@ class DetectorFunction(nn.Module):
         """Black pictures."""
         return {"images": torch.zeros(batch, self.size[1], self.size[0], 3, dtype=torch.uint8)}
 
-    def forward(self, images: Tensor, outputs: Sequence[str] = outputs) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, outputs: Sequence[str] = ("boxes", "scores")) -> dict[str, Tensor]:
         """Pictures (B, h, w, 3) uint8 RGB to the outputs asked for."""
-        x = (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
-        logits, distances = self.network(x.flip(1) if self.bgr else x)
-        out = {"boxes": decode(self.points, distances), "scores": logits.sigmoid()}
+        x = (images.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean) / self.std
+        found = self.network(x.flip(1) if self.bgr else x)
+        out = dict(zip(self.network.outputs, found, strict=True))
+        out |= {"boxes": decode(self.points, out["distances"]), "scores": out["logits"].sigmoid()}
         return {n: out[n] for n in outputs}

@@ -104,6 +104,8 @@ class RTMDetIns(RTMDet):
     prototypes (B, 8, H/8, W/8). The P priors are those of `make_priors(H, W)`.
     """
 
+    outputs = ("logits", "distances", "kernels", "prototypes")
+
 
 def rtmdet_ins(size: str, num_classes: int = 80) -> RTMDetIns:
     """A published size of RTMDet-Ins: "tiny", "s", "m", "l" or "x".
