@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bodyloop.api import load_detector as load_detector
     from bodyloop.api import load_pose as load_pose
+    from bodyloop.api import load_segmenter as load_segmenter
     from bodyloop.api import predict as predict
     from bodyloop.api import stream as stream
     from bodyloop.drawing import draw as draw
@@ -46,6 +47,7 @@ _HOME = {
     "stream": "api",
     "load_pose": "api",
     "load_detector": "api",
+    "load_segmenter": "api",
     "draw": "drawing",
     "read": "images",
     "Image": "images",

@@ -13,23 +13,25 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from bodyloop.errors import InputError, MissingDependency
+from bodyloop.errors import FileError, InputError, MissingDependency, ModelError
 from bodyloop.images import Image, Order
 from bodyloop.models.cards import Card
 from bodyloop.models.registry import resolve
 from bodyloop.people import People
 from bodyloop.pose.estimator import Asked, OnePicture, PoseModel
 from bodyloop.pose.inference import PoseOptions
-from bodyloop.roles import Detector
+from bodyloop.roles import Detector, Segmenter
 
 if TYPE_CHECKING:
     from typing import Unpack
 
     from bodyloop.engines import Engine
+    from bodyloop.engines.torch import TorchEngine
 
 DEFAULT_POSE = "pmpose-n"  # in the wheel
 DEFAULT_DETECTOR = "rtmdet-n"  # in the wheel
 KEPT = 4  # networks kept in memory
+ENCODER, DECODER = "encoder.onnx", "decoder.onnx"  # in the folder of an exported SAM
 
 Precision = Literal["fp32", "bf16", "fp16"]
 T = TypeVar("T")
@@ -135,6 +137,36 @@ def load_detector(
     return RTMDetDetector.from_card(engine, found, score_threshold=score_threshold)
 
 
+def load_segmenter(
+    model: str | Path | Card,
+    *,
+    device: str = "cpu",
+    dtype: Precision = "fp32",
+    compile: bool = False,
+    card: str | Path | Card | None = None,
+    threads: int | None = None,
+) -> Segmenter:
+    """Load a segmenter: "sam2.1-tiny", "sam-pose2seg-b+", ..., a weight file, a hub id, or a folder of
+    ``bodyloop export``.
+
+    Args:
+        device, dtype, compile, card, threads: as `load_pose`.
+
+    Raises:
+        ModelError, FileError, MissingDependency: as `load_pose`.
+    """
+    found, path = resolve(_exported(model), card)
+    if found.segmentation is None:
+        raise ModelError(f"{found.name!r} is no segmenter but a {found.kind} model")
+    if found.segmentation.method == "crops":
+        from bodyloop.segment.crops import CropSegmenter
+
+        return CropSegmenter.from_card(_engine(found, path, device, dtype, compile, threads), found)
+    from bodyloop.segment.sam2 import SamSegmenter
+
+    return SamSegmenter.from_card(*_halves(found, path, device, dtype, compile, threads), found)
+
+
 @overload
 def predict(
     images: list[Any] | tuple[Any, ...],
@@ -199,17 +231,63 @@ def _engine(
     card: Card, path: Path, device: str, dtype: Precision, compile: bool, threads: int | None
 ) -> Engine:
     """The network behind a file, made once for each way of running it."""
+    key = (_stamp(path), card, device, dtype, compile, threads)
+    if _is_onnx(path, dtype, compile, threads):
+        return _engines.get(key, lambda: _onnx(path, device, threads))
+    return _engines.get(key, lambda: _torch(card, path, device, dtype, compile))
+
+
+def _halves(
+    card: Card, path: Path, device: str, dtype: Precision, compile: bool, threads: int | None
+) -> tuple[Engine, Engine]:
+    """Encoder and decoder of a SAM, as `_engine`: two exported files, or one of weights."""
+    if _is_onnx(path, dtype, compile, threads):
+        files = [path.with_name(n) for n in (ENCODER, DECODER)]
+        lacking = [str(f) for f in files if not f.is_file()]
+        if lacking:
+            raise FileError(
+                f"{lacking[0]} is missing: encoder and decoder lie side by side; export the model again"
+            )
+        encoder, decoder = (_engine(card, f, device, dtype, compile, threads) for f in files)
+        return encoder, decoder
+
+    def make() -> tuple[Engine, Engine]:
+        torch_engine = _torch_engine(path, "sam")
+        from bodyloop.models.build import load_network
+        from bodyloop.nn.sam2 import halves
+
+        functions = halves(load_network(card, path))
+        encoder, decoder = (torch_engine(f, device=device, dtype=dtype, compile=compile) for f in functions)
+        return encoder, decoder
+
+    return _engines.get((_stamp(path), card, device, dtype, compile), make)
+
+
+def _exported(model: str | Path | Card) -> str | Path | Card:
+    """The encoder's file in a folder of an exported SAM; whatever else was named."""
+    if isinstance(model, Card):
+        return model
+    file = Path(model) / ENCODER
+    return file if file.is_file() else model
+
+
+def _stamp(path: Path) -> tuple[str, int, int]:
+    stat = path.stat()
+    return str(path.resolve()), stat.st_mtime_ns, stat.st_size
+
+
+def _is_onnx(path: Path, dtype: Precision, compile: bool, threads: int | None) -> bool:
+    """Whether a file is one.
+
+    Raises:
+        InputError: an option of the other kind of engine.
+    """
     onnx = path.suffix.lower() == ".onnx"
     if onnx and (dtype != "fp32" or compile):
         raise InputError(f"{path.name}: dtype and compile are for torch weights; an ONNX file has its own")
     if threads is not None and not onnx:
         raise InputError(f"{path.name}: threads is for ONNX files; for torch use torch.set_num_threads")
-    stat = path.stat()
-    stamp = (str(path.resolve()), stat.st_mtime_ns, stat.st_size)
-    key = (stamp, card, device, dtype, compile, threads)
-    if onnx:
-        return _engines.get(key, lambda: _onnx(path, device, threads))
-    return _engines.get(key, lambda: _torch(card, path, device, dtype, compile))
+    return onnx
 
 
 def _onnx(path: Path, device: str, threads: int | None) -> Engine:
@@ -220,12 +298,17 @@ def _onnx(path: Path, device: str, threads: int | None) -> Engine:
 
 
 def _torch(card: Card, path: Path, device: str, dtype: Precision, compile: bool) -> Engine:
-    try:
-        from bodyloop.engines.torch import TorchEngine
-    except ImportError as e:
-        raise MissingDependency(f"{path.name} needs torch; pip install 'bodyloop[torch]'") from e
+    torch_engine = _torch_engine(path)
     from bodyloop.models.build import load_network
     from bodyloop.models.export import pose_function
 
     function = pose_function(load_network(card, path), card)
-    return TorchEngine(function, device=device, dtype=dtype, compile=compile)
+    return torch_engine(function, device=device, dtype=dtype, compile=compile)
+
+
+def _torch_engine(path: Path, extra: str = "torch") -> type[TorchEngine]:
+    try:
+        from bodyloop.engines.torch import TorchEngine
+    except ImportError as e:
+        raise MissingDependency(f"{path.name} needs torch; pip install 'bodyloop[{extra}]'") from e
+    return TorchEngine

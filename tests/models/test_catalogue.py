@@ -10,7 +10,7 @@ from bodyloop.models.cards import Card, load_card
 from bodyloop.models.keymaps import count_parameters, layout
 from bodyloop.models.registry import CATALOG, list_models
 
-FILES = sorted(CATALOG.glob("*.toml"))
+FILES = sorted(p for p in CATALOG.glob("*.toml") if load_card(p).kind == "pose")
 PUBLISHED = {
     "probpose-s": ("vrg-prague/ProbPose-s", "ProbPose-s.pth"),
     "maskpose-b-1.0.0": ("vrg-prague/BBoxMaskPose", "MaskPose/MaskPose-b-1.0.0.pth"),

@@ -9,7 +9,7 @@ and torch are heavy and torch is optional.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -38,3 +38,17 @@ class Engine(Protocol):
     def warm_up(self, outputs: Sequence[str] | None = None) -> None:
         """Do once what the first call would spend time on (session, kernels, compilation)."""
         ...
+
+
+@runtime_checkable
+class Holding(Protocol):
+    """An engine that can leave outputs where it computed them."""
+
+    def hold(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Any]:
+        """As `Engine.run`, but the outputs are the engine's own: inputs for engines on the same device."""
+        ...
+
+
+def held(engine: Engine, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Any]:
+    """Outputs that only go into another engine: they stay on the device if the engine can leave them there."""
+    return engine.hold(inputs, outputs) if isinstance(engine, Holding) else engine.run(inputs, outputs)

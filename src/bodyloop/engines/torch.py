@@ -90,10 +90,16 @@ class TorchEngine:
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Outputs of one batch; only what they need is computed, and only they leave the device.
 
+        Inputs may be what `hold` of an engine gave.
+
         Raises:
             InputError: inputs that the function does not take.
             ModelError: an output it does not have, or a failure on the device (out of memory, ...).
         """
+        return {n: _to_numpy(v) for n, v in self.hold(inputs, outputs).items()}
+
+    def hold(self, inputs: Mapping[str, Array | Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
+        """As `run`, but the outputs stay on the device."""
         wanted = tuple(dict.fromkeys(outputs))
         unknown = [o for o in wanted if o not in self.outputs]
         if unknown:
@@ -104,8 +110,7 @@ class TorchEngine:
             raise InputError(f"the network takes {list(self._function.inputs)}, got {sorted(inputs)}")
         if not wanted:
             return {}
-        arrays = tuple(torch.from_numpy(np.ascontiguousarray(inputs[n])) for n in self._function.inputs)
-        return {n: _to_numpy(v) for n, v in self.run_tensors(arrays, wanted).items()}
+        return self.run_tensors(tuple(_to_tensor(inputs[n]) for n in self._function.inputs), wanted)
 
     def run_tensors(self, inputs: Sequence[Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
         """As `run`, for inputs in the function's order; the outputs stay on the device.
@@ -151,6 +156,10 @@ def _checked(name: str) -> torch.device:
             return device
         raise MissingDependency(f"device {name!r} is not there: it needs Apple silicon; ask for 'cpu'")
     raise InputError(f"unknown device {name!r}; known: cpu, cuda, cuda:0, mps")
+
+
+def _to_tensor(value: Array | Tensor) -> Tensor:
+    return value if isinstance(value, Tensor) else torch.from_numpy(np.ascontiguousarray(value))
 
 
 def _to_numpy(t: Tensor) -> Array:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from bodyloop.errors import MissingDependency, ModelError
 from bodyloop.models.cards import Card
-from bodyloop.models.checkpoints import load_into, prepare, read_checkpoint
+from bodyloop.models.checkpoints import is_sam, load_into, prepare, read_checkpoint
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import Sam2Model
 
     from bodyloop.nn.topdown import HeadKind
 
@@ -22,14 +23,14 @@ SMALL = "pmpose-n"
 
 
 def build_network(card: Card, *, meta: bool = False) -> nn.Module:
-    """The card's pose network with starting values.
+    """The card's network with starting values.
 
     Args:
         meta: lay it out without memory, for weights to be put into it.
 
     Raises:
-        ModelError: no such architecture or head, or not a pose model.
-        MissingDependency: torch is missing.
+        ModelError: no such architecture or head, or no network of this kind.
+        MissingDependency: torch (or transformers, for SAM) is missing.
     """
     try:
         import torch
@@ -37,6 +38,8 @@ def build_network(card: Card, *, meta: bool = False) -> nn.Module:
         raise MissingDependency(
             f"{card.name} is a torch network and torch is missing; pip install 'bodyloop[torch]'"
         ) from e
+    if is_sam(card):
+        return _sam2(card, meta)
     if card.kind != "pose" or card.head is None:
         raise ModelError(f"card {card.name!r} is of a {card.kind}, not of a pose model")
     if card.architecture == SMALL:
@@ -53,7 +56,7 @@ def build_network(card: Card, *, meta: bool = False) -> nn.Module:
 
 
 def load_network(card: Card, path: str | Path) -> nn.Module:
-    """The card's pose network with the weights of a file (.pth, .safetensors), in evaluation mode.
+    """The card's network with the weights of a file (.pth, .safetensors), in evaluation mode.
 
     Raises:
         ModelError: the file does not fit; every missing, unexpected or mis-shaped tensor is named.
@@ -65,3 +68,32 @@ def load_network(card: Card, path: str | Path) -> nn.Module:
     state = checkpoint.state if card.architecture == SMALL else prepare(checkpoint, card)
     load_into(network, state, where=str(path))
     return network.eval()
+
+
+def shapes_of(card: Card) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the network's tensors.
+
+    Raises:
+        ModelError, MissingDependency: as `build_network`.
+    """
+    return {n: tuple(t.shape) for n, t in build_network(card, meta=True).state_dict().items()}
+
+
+def _sam2(card: Card, meta: bool) -> Sam2Model:
+    import torch
+
+    from bodyloop.nn.sam2 import MULTIPLE, SIZES, sam2
+
+    (w, h), hiera = card.preprocess.size, SIZES.get(card.architecture)
+    if hiera is None or w != h or w % MULTIPLE:
+        raise ModelError(
+            f"card {card.name!r}: a SAM is one of {', '.join(SIZES)} and takes squares whose side is a multiple of "
+            f"{MULTIPLE}, not {card.architecture!r} with {w} x {h}"
+        )
+    try:
+        with torch.device("meta" if meta else "cpu"):
+            return sam2(hiera, w)
+    except ImportError as e:
+        raise MissingDependency(
+            f"{card.name} needs transformers 5.0 or later ({e}); pip install 'bodyloop[sam]'"
+        ) from e

@@ -33,6 +33,7 @@ from bodyloop.models.keymaps import (
     recognise,
     strip_prefix,
 )
+from bodyloop.models.keymaps_sam import canonical_sam, recognise_sam
 from bodyloop.models.unpickle import PickledArray, Tensor, read_torch
 
 if TYPE_CHECKING:
@@ -209,12 +210,14 @@ def prepare(
 
     Args:
         expected: shape by name of the network's tensors; needed for architectures without a key list
-            (`keymaps.layout` has those of the ViT family).
+            (`keymaps.layout` has those of the ViT family; those of SAM come from its network).
 
     Raises:
         ModelError: they do not fit; every missing, unexpected or mis-shaped tensor is counted and named.
     """
     where = str(checkpoint.path)
+    if is_sam(card):
+        return _prepare_sam(checkpoint, card, expected)
     if expected is None:
         if card.head is None or card.kind != "pose":
             raise ModelError(f"card {card.name!r} is of a {card.kind}; no key list of such networks is known")
@@ -231,6 +234,25 @@ def prepare(
     _compare_flips(checkpoint, card)
     network = Signature(card.architecture, card.num_keypoints, card.head or card.kind)
     return match(state, expected, where=where, what=f"{card.name} ({network})")
+
+
+def is_sam(card: Card) -> bool:
+    """Whether a card is of SAM 2.1 or a relative of it."""
+    return card.segmentation is not None and card.segmentation.method == "points"
+
+
+def _prepare_sam(
+    checkpoint: Checkpoint, card: Card, expected: Mapping[str, tuple[int, ...]] | None
+) -> StateDict:
+    from bodyloop.models.build import shapes_of
+
+    where = str(checkpoint.path)
+    try:
+        state = canonical_sam(checkpoint.state)
+    except ModelError as e:
+        raise ModelError(f"{where}: {e}") from None
+    what = f"{card.name} ({card.architecture})"
+    return match(state, shapes_of(card) if expected is None else expected, where=where, what=what)
 
 
 def _compare_flips(checkpoint: Checkpoint, card: Card) -> None:
@@ -275,6 +297,9 @@ def load_into(module: nn.Module, state: Mapping[str, Array], *, where: str = "th
 
 def infer_signature(checkpoint: Checkpoint) -> Signature | None:
     """The network that a file's tensors belong to, None if it is none we know."""
+    if any(n.startswith(("image_encoder.", "vision_encoder.")) for n in checkpoint.state):
+        sam = recognise_sam(canonical_sam(checkpoint.state))
+        return None if sam is None else Signature(sam, 0, "segmenter")
     c = canonical(checkpoint.state)
     return recognise(c.state, experts=c.experts)
 
@@ -313,6 +338,8 @@ def infer_card(checkpoint: Checkpoint, cards: Iterable[Card] | None = None) -> C
 
 
 def _signature(card: Card) -> Signature | None:
+    if is_sam(card):
+        return Signature(card.architecture, 0, "segmenter")
     if card.kind != "pose" or card.head is None:
         return None
     experts = card.weights is not None and card.weights.expert is not None

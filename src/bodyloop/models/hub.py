@@ -18,6 +18,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
+from urllib.parse import quote
 
 from bodyloop.errors import ConfigError, FileError, ModelError
 from bodyloop.models.cards import Card, WeightsFile, load_card
@@ -167,7 +168,7 @@ def _how_to_get(place: _Place, what: str, cache: str | Path | None, e: Exception
     size = f" ({human_size(place.size)})" if place.size else ""
     reason = (str(e).strip() or type(e).__name__).splitlines()[0][:300]
     folder = os.environ.get(FOLDER_VARIABLE) or "/a/folder/of/yours"
-    address = f"{constants.ENDPOINT}/{place.repository}/resolve/{place.revision}/{place.file}"
+    address = f"{constants.ENDPOINT}/{place.repository}/resolve/{place.revision}/{quote(place.file)}"
     return (
         f"{what}: the file {place.file}{size} of {place.repository} is not here and could not be fetched: "
         f"{reason} - To do without: download {address} elsewhere, put it at "

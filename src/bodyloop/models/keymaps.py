@@ -50,6 +50,8 @@ class Signature:
     experts: bool = False
 
     def __str__(self) -> str:
+        if not self.num_keypoints:
+            return self.architecture
         moe = ", mixture of experts" if self.experts else ""
         return f"{self.architecture}, {self.num_keypoints} keypoints, {self.head} head{moe}"
 
