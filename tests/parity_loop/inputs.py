@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tests.parity_loop.stored import FIXTURES, STORE, load_json
+from tests.parity_loop.stored import FIXTURES, arrays, load_json
 
 
 def _module(name: str) -> ModuleType:
@@ -33,11 +32,6 @@ def weights(name: str, statistics: str | None = None) -> dict[str, npt.NDArray[A
     Args:
         statistics: a file of batch norms' running statistics that replace the drawn ones.
     """
-    bn: Mapping[str, Any] | None = None
-    if statistics is not None:
-        with np.load(FIXTURES / statistics) as z:
-            bn = {k: z[k] for k in z.files}
-        for k, a in STORE.arrays(statistics).items():  # input, and all of it is used
-            STORE.checked[statistics, k] += a.size
+    bn = None if statistics is None else arrays(statistics)
     made: dict[str, npt.NDArray[Any]] = _module("weights").make_weights(load_json(f"keys/{name}.json"), bn)
     return made

@@ -61,7 +61,7 @@ def dynamic_masks(kernels: Floats, prototypes: Floats, points: Floats, strides: 
     reach = (strides * STRIDES[0])[:, None]
     dx = (points[:, :1] - STRIDES[0] * np.arange(w, dtype=points.dtype)) / reach
     dy = (points[:, 1:] - STRIDES[0] * np.arange(h, dtype=points.dtype)) / reach
-    x = (w1[:, :, 2:] @ prototypes.reshape(len(prototypes), -1)).reshape(n, m, h, w)
+    x: Floats = (w1[:, :, 2:] @ prototypes.reshape(len(prototypes), -1)).reshape(n, m, h, w)
     x += (w1[:, :, 0, None] * dx[:, None])[:, :, None]
     x += (w1[:, :, 1, None] * dy[:, None] + b1[..., None])[..., None]
     x = w2 @ np.maximum(x, 0, out=x).reshape(n, m, h * w)

@@ -218,13 +218,14 @@ class RTMDetDetector:
         self, answer: dict[str, Array], n: int, place: Letterbox
     ) -> tuple[npt.NDArray[np.float32], Floats, Masks | None]:
         """Photo ``n`` of a batch, from a file that has chosen by itself."""
-        of_photo = (answer[PICTURE] == n) & (answer["scores"] > self.detection.score_threshold)
+        scores = answer["scores"].astype(np.float32)
+        of_photo = (answer[PICTURE] == n) & (scores > self.detection.score_threshold)
         boxes, sound = _to_photo(answer["boxes"][of_photo], place, self.parity)
         of_photo[of_photo] = sound
         masks = None
         if self._draws:
             masks = masks_in_photo(answer["masks"][of_photo], place, self.parity.swapped_factors)
-        return boxes[sound], answer["scores"][of_photo], masks
+        return boxes[sound], scores[of_photo], masks
 
 
 def check_threshold(value: float) -> None:
