@@ -418,23 +418,30 @@ def _checked(
     letters: dict[str, tuple[int, str]],
 ) -> npt.NDArray[Any]:
     """``value`` as a read-only array of the dtype, its shape held to the letters; copied if it must be."""
-    wanted = f"({', '.join(str(s) for s in shape)}{',' if len(shape) == 1 else ''})"
     try:
         a = np.asarray(value)
     except (TypeError, ValueError) as e:
-        raise InputError(f"People.{name}: expected an array {wanted}: {e}") from e
+        raise InputError(f"People.{name}: expected an array {_wanted(shape)}: {e}") from e
     kinds = "iu" if dtype is np.int64 else "fiub"
     if a.dtype.kind not in kinds and a.size:
-        raise InputError(f"People.{name}: expected numbers of shape {wanted}, got {a.dtype} {a.shape}")
+        raise InputError(
+            f"People.{name}: expected numbers of shape {_wanted(shape)}, got {a.dtype} {a.shape}"
+        )
     if a.ndim != len(shape) or any(
         isinstance(s, int) and s != n for s, n in zip(shape, a.shape, strict=True)
     ):
-        raise InputError(f"People.{name}: expected shape {wanted}, got {a.shape}")
+        raise InputError(f"People.{name}: expected shape {_wanted(shape)}, got {a.shape}")
     for letter, n in zip(shape, a.shape, strict=True):
         if letter in ("N", "K"):
             _fit(letters, str(letter), n, name)
-    with np.errstate(over="ignore"):  # beyond float32 is infinite
-        return _frozen(a.astype(dtype, copy=False))
+    if a.dtype != dtype:
+        with np.errstate(over="ignore"):  # beyond float32 is infinite
+            a = a.astype(dtype)
+    return _frozen(a)
+
+
+def _wanted(shape: tuple[str | int, ...]) -> str:
+    return f"({', '.join(str(s) for s in shape)}{',' if len(shape) == 1 else ''})"
 
 
 def _column(name: str, value: object, letters: dict[str, tuple[int, str]]) -> npt.NDArray[Any]:

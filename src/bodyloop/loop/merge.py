@@ -139,8 +139,8 @@ def masked_out(image: Image, masks: Masks) -> Image:
     """The picture with all pixels of all masks black; the picture itself if there are none."""
     if not masks.present.any():
         return image
-    pixels = image.pixels.copy()
-    for i in range(len(masks)):
-        x, y, bits = masks.cut(i)
-        pixels[y : y + bits.shape[0], x : x + bits.shape[1]][bits] = 0
-    return replace(image, pixels=pixels)
+    import cv2
+
+    kept = np.logical_not(masks.union()).view(np.uint8)
+    # a product, as numpy takes twenty times as long to set the three channels of chosen pixels
+    return replace(image, pixels=np.multiply(image.pixels, cv2.merge([kept, kept, kept])))
