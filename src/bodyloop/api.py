@@ -25,6 +25,7 @@ from bodyloop.roles import Detector, Segmenter
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from bodyloop.detect.rtmdet import DetectorParity
     from bodyloop.engines import Engine
     from bodyloop.engines.torch import TorchEngine
 
@@ -119,13 +120,20 @@ def load_detector(
     *,
     device: str = "cpu",
     card: str | Path | Card | None = None,
+    dtype: Precision = "fp32",
+    compile: bool = False,
     threads: int | None = None,
     score_threshold: float | None = None,
+    masks: bool = True,
+    parity: DetectorParity | None = None,
 ) -> Detector:
-    """Load a person detector: a name, an ONNX file or a hub id.
+    """Load a person detector: a name ("rtmdet-n", "rtmdet-ins-l", ...), a file (.onnx, .pth, .safetensors) or a hub id.
 
     Args:
+        device, card, dtype, compile, threads: as `load_pose`.
         score_threshold: instead of the card's.
+        masks: draw masks, if the network can.
+        parity: quirks of the published detectors to repeat.
 
     Raises:
         ModelError, FileError, MissingDependency: as `load_pose`.
@@ -133,8 +141,10 @@ def load_detector(
     from bodyloop.detect.rtmdet import RTMDetDetector
 
     found, path = resolve(model, card)
-    engine = _engine(found, path, device, "fp32", False, threads)
-    return RTMDetDetector.from_card(engine, found, score_threshold=score_threshold)
+    engine = _engine(found, path, device, dtype, compile, threads)
+    return RTMDetDetector.from_card(
+        engine, found, score_threshold=score_threshold, masks=masks, parity=parity
+    )
 
 
 def load_segmenter(
@@ -300,9 +310,15 @@ def _onnx(path: Path, device: str, threads: int | None) -> Engine:
 def _torch(card: Card, path: Path, device: str, dtype: Precision, compile: bool) -> Engine:
     torch_engine = _torch_engine(path)
     from bodyloop.models.build import load_network
+
+    network = load_network(card, path)
+    if card.kind == "detector":
+        from bodyloop.detect.export import detector_function
+
+        return torch_engine(detector_function(network, card), device=device, dtype=dtype, compile=compile)
     from bodyloop.models.export import pose_function
 
-    function = pose_function(load_network(card, path), card)
+    function = pose_function(network, card)
     return torch_engine(function, device=device, dtype=dtype, compile=compile)
 
 

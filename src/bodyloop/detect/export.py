@@ -25,10 +25,12 @@ def detector_function(network: nn.Module, card: Card) -> DetectorFunction:
     Raises:
         ModelError: the card is of another kind.
     """
-    from bodyloop.nn.rtmdet import DetectorFunction
+    from bodyloop.nn.rtmdet import DetectorFunction, RTMDet
 
     if card.kind != "detector":
         raise ModelError(f"card {card.name!r} is of a {card.kind}, not of a detector")
+    if not isinstance(network, RTMDet):
+        raise ModelError(f"card {card.name!r}: a {type(network).__name__} is no detector")
     p = card.preprocess
     return DetectorFunction(network, p.size, mean=p.mean, std=p.std, bgr=p.order == "bgr").eval()
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 from bodyloop.errors import MissingDependency, ModelError
 from bodyloop.models.cards import Card
-from bodyloop.models.checkpoints import is_sam, load_into, prepare, read_checkpoint
+from bodyloop.models.checkpoints import fitted, is_sam, load_into, prepare, read_checkpoint
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import Sam2Model
 
+    from bodyloop.nn.rtmdet import RTMDet
     from bodyloop.nn.topdown import HeadKind
 
 SMALL = "pmpose-n"
@@ -40,6 +41,8 @@ def build_network(card: Card, *, meta: bool = False) -> nn.Module:
         ) from e
     if is_sam(card):
         return _sam2(card, meta)
+    if card.kind == "detector":
+        return _detector(card, meta)
     if card.kind != "pose" or card.head is None:
         raise ModelError(f"card {card.name!r} is of a {card.kind}, not of a pose model")
     if card.architecture == SMALL:
@@ -63,8 +66,8 @@ def load_network(card: Card, path: str | Path) -> nn.Module:
         FileError: it cannot be read.
         MissingDependency: torch is missing.
     """
-    network = build_network(card, meta=True)
     checkpoint = read_checkpoint(path)
+    network = build_network(fitted(card, checkpoint), meta=True)
     state = checkpoint.state if card.architecture == SMALL else prepare(checkpoint, card)
     load_into(network, state, where=str(path))
     return network.eval()
@@ -77,6 +80,27 @@ def shapes_of(card: Card) -> dict[str, tuple[int, ...]]:
         ModelError, MissingDependency: as `build_network`.
     """
     return {n: tuple(t.shape) for n, t in build_network(card, meta=True).state_dict().items()}
+
+
+def _detector(card: Card, meta: bool) -> RTMDet:
+    import torch
+
+    from bodyloop.nn.cspnext import SIZES
+    from bodyloop.nn.rtmdet import rtmdet, rtmdet_n
+    from bodyloop.nn.rtmdet_ins import rtmdet_ins, rtmdet_ins_n
+
+    family, _, size = card.architecture.rpartition("-")
+    own, published = {"rtmdet": (rtmdet_n, rtmdet), "rtmdet-ins": (rtmdet_ins_n, rtmdet_ins)}.get(
+        family, (None, None)
+    )
+    classes = 1 if card.detection is None else card.detection.num_classes
+    if own is None or published is None or size not in (*SIZES, "n") or (size == "n" and classes != 1):
+        raise ModelError(
+            f"card {card.name!r}: no network {card.architecture!r} with {classes} classes; there are rtmdet-SIZE and "
+            f"rtmdet-ins-SIZE with {', '.join(SIZES)}, and n of one class"
+        )
+    with torch.device("meta" if meta else "cpu"):
+        return own() if size == "n" else published(size, classes)
 
 
 def _sam2(card: Card, meta: bool) -> Sam2Model:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ from bodyloop.models.keymaps import (
     recognise,
     strip_prefix,
 )
+from bodyloop.models.keymaps_rtmdet import canonical_rtmdet, classes_of, recognise_rtmdet
 from bodyloop.models.keymaps_sam import canonical_sam, recognise_sam
 from bodyloop.models.unpickle import PickledArray, Tensor, read_torch
 
@@ -210,7 +211,7 @@ def prepare(
 
     Args:
         expected: shape by name of the network's tensors; needed for architectures without a key list
-            (`keymaps.layout` has those of the ViT family; those of SAM come from its network).
+            (`keymaps.layout` has those of the ViT family; those of SAM and RTMDet come from their networks).
 
     Raises:
         ModelError: they do not fit; every missing, unexpected or mis-shaped tensor is counted and named.
@@ -218,6 +219,8 @@ def prepare(
     where = str(checkpoint.path)
     if is_sam(card):
         return _prepare_sam(checkpoint, card, expected)
+    if card.kind == "detector":
+        return _prepare_detector(checkpoint, card, expected)
     if expected is None:
         if card.head is None or card.kind != "pose":
             raise ModelError(f"card {card.name!r} is of a {card.kind}; no key list of such networks is known")
@@ -253,6 +256,40 @@ def _prepare_sam(
         raise ModelError(f"{where}: {e}") from None
     what = f"{card.name} ({card.architecture})"
     return match(state, shapes_of(card) if expected is None else expected, where=where, what=what)
+
+
+def _prepare_detector(
+    checkpoint: Checkpoint, card: Card, expected: Mapping[str, tuple[int, ...]] | None
+) -> StateDict:
+    from bodyloop.models.build import shapes_of
+
+    where = str(checkpoint.path)
+    card = fitted(card, checkpoint)
+    shapes = shapes_of(card) if expected is None else expected
+    try:
+        state = canonical_rtmdet(checkpoint.state, card.architecture, shapes)
+    except ModelError as e:
+        raise ModelError(f"{where}: {e}") from None
+    return match(state, shapes, where=where, what=f"{card.name} ({card.architecture})")
+
+
+def fitted(card: Card, checkpoint: Checkpoint) -> Card:
+    """The card with the number of classes that a detector's file has; other cards as they are.
+
+    Persons are class 0 of COCO's 80 and the only class of person detectors, so a file of either kind will do.
+
+    Raises:
+        ModelError: the file has some other number of classes than its card says.
+    """
+    classes = classes_of(checkpoint.state)
+    if card.detection is None or classes is None or classes == card.detection.num_classes:
+        return card
+    if classes not in (1, 80) or card.detection.person_class != 0:
+        raise ModelError(
+            f"{checkpoint.path}: has {classes} classes, card {card.name!r} says {card.detection.num_classes}; write "
+            "a card with detection.num_classes and detection.person_class as they are in the file"
+        )
+    return replace(card, detection=replace(card.detection, num_classes=classes))
 
 
 def _compare_flips(checkpoint: Checkpoint, card: Card) -> None:
@@ -300,6 +337,9 @@ def infer_signature(checkpoint: Checkpoint) -> Signature | None:
     if any(n.startswith(("image_encoder.", "vision_encoder.")) for n in checkpoint.state):
         sam = recognise_sam(canonical_sam(checkpoint.state))
         return None if sam is None else Signature(sam, 0, "segmenter")
+    detector = recognise_rtmdet(checkpoint.state)
+    if detector is not None:
+        return Signature(detector, 0, "detector")
     c = canonical(checkpoint.state)
     return recognise(c.state, experts=c.experts)
 
@@ -340,6 +380,8 @@ def infer_card(checkpoint: Checkpoint, cards: Iterable[Card] | None = None) -> C
 def _signature(card: Card) -> Signature | None:
     if is_sam(card):
         return Signature(card.architecture, 0, "segmenter")
+    if card.kind == "detector":
+        return Signature(card.architecture, 0, "detector")
     if card.kind != "pose" or card.head is None:
         return None
     experts = card.weights is not None and card.weights.expert is not None
@@ -404,7 +446,7 @@ def convert(
     if not target.parent.is_dir():
         raise FileError(f"cannot write {target}: there is no folder {target.parent}")
     checkpoint = read_checkpoint(source)
-    card = card or infer_card(checkpoint)
+    card = fitted(card or infer_card(checkpoint), checkpoint)
     state = prepare(checkpoint, card, expected=expected)
     origin = dict(zip(SOURCE_KEYS, (source.name, sha256_of(source)), strict=True))
     save_safetensors(target, state, card, origin)
