@@ -329,7 +329,7 @@ def chosen(index: Index, n: int, what: str) -> npt.NDArray[np.intp]:
     """
     if isinstance(index, slice):
         return np.arange(n)[index]
-    if isinstance(index, SupportsIndex) and not isinstance(index, np.ndarray | bool):
+    if not isinstance(index, np.ndarray | list | bool) and isinstance(index, SupportsIndex):
         return np.array([range(n)[int(index)]], np.intp)
     a = np.asarray(index)
     if a.dtype == bool and a.shape == (n,):
