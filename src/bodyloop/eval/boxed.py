@@ -127,7 +127,7 @@ def predict_boxed(
     persons = photos.persons() if photos.names else []
     if not persons:
         raise InputError(f"{photos.origin}: nobody has labelled keypoints")
-    skeleton = _skeleton(photos.names, model.skeleton)
+    skeleton = file_skeleton(photos.names, model.skeleton)
     more: dict[str, Any] = {"maps": True} if maps else {}
     found: list[People] = []
     judged: list[tuple[MapCalibration, Ints, Ints]] = []
@@ -198,8 +198,8 @@ def instance_scores(found: Boxed, scoring: Scoring = "keypoints") -> Floats:
     return mean_of_counted(found.scores, by > SCORE_THRESHOLDS[scoring])
 
 
-def _skeleton(names: tuple[str, ...], model: Skeleton) -> Skeleton:
-    """The file's keypoints; constants are COCO's, or the model's by name."""
+def file_skeleton(names: tuple[str, ...], model: Skeleton) -> Skeleton:
+    """A file's keypoints; constants are COCO's, or the model's by name."""
     if names == COCO.keypoints:
         return COCO
     known = dict(zip(model.keypoints, model.sigmas, strict=True))

@@ -116,6 +116,21 @@ def _keypoint_names(document: object, origin: str) -> tuple[str, ...]:
     return ()
 
 
+def person_category(photos: PhotoSet) -> int:
+    """Id of the category named person, or of the only one.
+
+    Raises:
+        InputError: neither is there.
+    """
+    categories = photos.document["categories"]
+    named = [c["id"] for c in categories if c.get("name") == "person"]
+    if not named and len(categories) == 1:
+        named = [categories[0]["id"]]
+    if not named:
+        raise InputError(f"{photos.origin}: no category named 'person' among {len(categories)}")
+    return int(named[0])
+
+
 def find_sets(data: str | os.PathLike[str], split: str) -> list[Path]:
     """The annotation files meant by a path: a json file, a folder with ``<split>.json``, or a folder of such.
 
