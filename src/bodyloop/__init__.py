@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bodyloop.api import load_detector as load_detector
+    from bodyloop.api import load_pipeline as load_pipeline
     from bodyloop.api import load_pose as load_pose
     from bodyloop.api import load_segmenter as load_segmenter
     from bodyloop.api import predict as predict
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from bodyloop.images import Image as Image
     from bodyloop.images import Source as Source
     from bodyloop.images import read as read
+    from bodyloop.loop import BodyLoop as BodyLoop
     from bodyloop.masks import Masks as Masks
     from bodyloop.people import People as People
     from bodyloop.skeletons import AIC_14 as AIC_14
@@ -48,6 +50,8 @@ _HOME = {
     "load_pose": "api",
     "load_detector": "api",
     "load_segmenter": "api",
+    "load_pipeline": "api",
+    "BodyLoop": "loop",
     "draw": "drawing",
     "read": "images",
     "Image": "images",

@@ -20,7 +20,8 @@ from bodyloop.models.registry import resolve
 from bodyloop.people import People
 from bodyloop.pose.estimator import Asked, OnePicture, PoseModel
 from bodyloop.pose.inference import PoseOptions
-from bodyloop.roles import Detector, Segmenter
+from bodyloop.pose.parity import NONE, REFERENCE
+from bodyloop.roles import Detector, PoseEstimator, Segmenter
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -28,9 +29,17 @@ if TYPE_CHECKING:
     from bodyloop.detect.rtmdet import DetectorParity
     from bodyloop.engines import Engine
     from bodyloop.engines.torch import TorchEngine
+    from bodyloop.loop import BodyLoop, LoopConfig
 
 DEFAULT_POSE = "pmpose-n"  # in the wheel
 DEFAULT_DETECTOR = "rtmdet-n"  # in the wheel
+DEFAULT_PIPELINE = "bmp-n"
+PIPELINES = {  # who plays in each configuration of the loop: detector, pose estimator, segmenter
+    "bmp-d3": ("rtmdet-ins-l-mask", "pmpose-b", "sam2.1-base-plus"),
+    "bmp-j1": ("rtmdet-ins-l-mask", "maskpose-b-1.0.0", "sam2.1-base-plus"),
+    "bmp-v2": ("rtmdet-ins-l-mask", "pmpose-b", "sam-pose2seg-b+"),
+    "bmp-n": ("rtmdet-ins-n", "pmpose-n", "pose2seg-n"),
+}
 KEPT = 4  # networks kept in memory
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"  # in the folder of an exported SAM
 
@@ -175,6 +184,64 @@ def load_segmenter(
     from bodyloop.segment.sam2 import SamSegmenter
 
     return SamSegmenter.from_card(*_halves(found, path, device, dtype, compile, threads), found)
+
+
+def load_pipeline(
+    config: str | LoopConfig = DEFAULT_PIPELINE,
+    *,
+    device: str = "cpu",
+    detector: str | Path | Card | Detector | None = None,
+    pose: str | Path | Card | PoseEstimator | None = None,
+    segmenter: str | Path | Card | Segmenter | None = None,
+    second_detector: str | Path | Card | Detector | None = None,
+    dtype: Precision = "fp32",
+    published: bool = False,
+) -> BodyLoop:
+    """Load the loop over detector, pose estimator and segmenter.
+
+    Args:
+        config: "bmp-n", "bmp-v2", "bmp-d3", "bmp-j1" (in any case), or a LoopConfig of your own, whose models
+            are those of the configuration it is named after, else those of "bmp-n".
+        device: of all models that are loaded here.
+        detector, pose, segmenter: instead of the configuration's: a role, or what `load_detector`, `load_pose`
+            and `load_segmenter` take.
+        second_detector: looks from the second pass on.
+        dtype: of torch networks.
+        published: repeat what the published loop, pose and detector code does where it is wrong.
+
+    Raises:
+        ConfigError: an unknown configuration.
+        ModelError, FileError, MissingDependency: as `load_pose`.
+    """
+    from bodyloop.loop import BodyLoop, Parity, find_config
+
+    chosen = find_config(config) if isinstance(config, str) else config
+    by_name = PIPELINES.get(chosen.name, PIPELINES[DEFAULT_PIPELINE])
+    if published:
+        chosen = chosen.changed(parity=Parity.published())
+
+    def finder(given: str | Path | Card | Detector) -> Detector:
+        return _finder(given, device, dtype, published) if isinstance(given, str | Path | Card) else given
+
+    segments = by_name[2] if segmenter is None else segmenter
+    if isinstance(segments, str | Path | Card):
+        segments = load_segmenter(segments, device=device, dtype=dtype)
+    poses = by_name[1] if pose is None else pose
+    if isinstance(poses, str | Path | Card):
+        options = PoseOptions(parity=REFERENCE if published else NONE)
+        poses = load_pose(poses, device=device, dtype=dtype, detector=None, options=options)
+    if isinstance(poses, PoseModel) and chosen.prompt_maps:
+        poses = poses.with_options(maps=True)
+    finds = finder(by_name[0] if detector is None else detector)
+    again = None if second_detector is None else finder(second_detector)
+    return BodyLoop(finds, poses, segments, chosen, again)
+
+
+def _finder(model: str | Path | Card, device: str, dtype: Precision, published: bool) -> Detector:
+    from bodyloop.detect.rtmdet import DetectorParity
+
+    parity = DetectorParity.published() if published else None
+    return load_detector(model, device=device, dtype=dtype, parity=parity)
 
 
 @overload

@@ -1,6 +1,6 @@
 """The loop over three roles: detect, estimate the pose, segment, mask out, again."""
 
-from bodyloop.loop.config import BMP_D3, BMP_J1, BMP_N, BMP_V2, CONFIGS, LoopConfig, Parity
+from bodyloop.loop.config import BMP_D3, BMP_J1, BMP_N, BMP_V2, CONFIGS, LoopConfig, Parity, find_config
 from bodyloop.loop.pipeline import BodyLoop, Failure
 from bodyloop.loop.record import LoopResult, Pass
 
@@ -16,4 +16,5 @@ __all__ = [
     "LoopResult",
     "Parity",
     "Pass",
+    "find_config",
 ]

@@ -143,6 +143,11 @@ class LoopConfig:
             raise ConfigError(
                 f"loop: selection must be one of {', '.join(SELECTIONS)}, got {self.selection!r}"
             )
+        for f in fields(self):
+            if f.type == "bool" and not isinstance(getattr(self, f.name), bool):
+                raise ConfigError(f"loop: {f.name} must be True or False, got {getattr(self, f.name)!r}")
+        if not isinstance(self.parity, Parity):
+            raise ConfigError(f"loop: parity must be a Parity, got {self.parity!r}")
         if self.crop and not self.prompt_box:
             raise ConfigError("loop: crop needs prompt_box, the box is what is cut out")
 
@@ -195,3 +200,17 @@ BMP_N = LoopConfig(
     score_consistency=True,
 )
 CONFIGS = {c.name: c for c in (BMP_D3, BMP_J1, BMP_V2, BMP_N)}
+
+
+def find_config(name: str) -> LoopConfig:
+    """A configuration by its name, in any case, with - or _.
+
+    Raises:
+        ConfigError: an unknown name; the nearest known one is named.
+    """
+    plain = str(name).strip().lower().replace("_", "-")
+    if plain not in CONFIGS:
+        near = difflib.get_close_matches(plain, CONFIGS, n=1, cutoff=0.0)
+        hint = f"; did you mean {near[0]!r}?" if near else ";"
+        raise ConfigError(f"unknown pipeline {str(name)[:60]!r}{hint} known are {', '.join(CONFIGS)}")
+    return CONFIGS[plain]
