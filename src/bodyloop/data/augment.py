@@ -236,15 +236,21 @@ def random_patches(
 
 def photometric(cropped: CroppedSample, rng: Rng, strength: float = 0.3) -> CroppedSample:
     """Gain, offset and gamma, per channel a little apart: one table look-up. Black borders stay black."""
+    table = colour_table(rng, strength)
+    before = cropped.pixels.colours
+    colours = table if before is None else np.take_along_axis(table, before.astype(np.intp), axis=0)
+    return replace(cropped, pixels=replace(cropped.pixels, colours=colours))
+
+
+def colour_table(rng: Rng, strength: float = 0.3) -> U8:
+    """(256, 3): the new value of each old one by channel, by random gain, offset and gamma; 0 stays 0."""
     gain = np.exp(rng.normal(0, strength * 0.6)) * np.exp(rng.normal(0, strength * 0.15, 3))
     gamma = np.exp(rng.normal(0, strength * 0.6))
     offset = rng.normal(0, strength * 40)
     v = np.arange(256, dtype=np.float64)[:, None] / 255
     table = np.clip(v**gamma * gain * 255 + offset, 0, 255).astype(np.uint8)
     table[0] = 0
-    before = cropped.pixels.colours
-    colours = table if before is None else np.take_along_axis(table, before.astype(np.intp), axis=0)
-    return replace(cropped, pixels=replace(cropped.pixels, colours=colours))
+    return table
 
 
 # ---- masks ---------------------------------------------------------------------------------------------------
