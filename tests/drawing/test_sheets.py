@@ -150,7 +150,7 @@ def test_frames_may_come_from_a_generator(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "error"),
     [
-        ({"path": "a.mp4"}, FileError),
+        ({"path": "a.avi"}, FileError),
         ({"path": "nowhere/a.gif"}, FileError),
         ({"pictures": []}, InputError),
         ({"fps": 0}, InputError),

@@ -111,7 +111,7 @@ class Page:
 
         told = replace(self, title=legible(self.title), subtitle=legible(self.subtitle))
         return _template().render(
-            page=told, unique=unique, version=version("bodyloop"), light=_variables(1), dark=_variables(2)
+            page=told, unique=unique, version=version("bodyloop"), light=theme(1), dark=theme(2)
         )
 
     def write(self, path: str | os.PathLike[str]) -> Path:
@@ -282,8 +282,8 @@ def _template() -> Template:
     return environment.from_string(source)
 
 
-def _variables(which: int) -> str:
-    """The light (1) or dark (2) values as CSS; every name once."""
+def theme(which: int) -> str:
+    """The page's colours as CSS variables, light (1) or dark (2); every name once."""
     return "\n".join(dict.fromkeys(f"  --{v[0]}: {v[which]};" for v in _VARIABLES.values()))
 
 

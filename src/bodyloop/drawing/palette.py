@@ -43,6 +43,7 @@ PEOPLE: tuple[Colours, ...] = (
     _family("#CEC21A", "#2D5A04", "#8A9A1B"),  # olive
 )
 SIDES = _family("#FF9F1C", "#2A7FFF", "#F4F4F4")  # everybody alike: left orange, right blue
+GREY = _family("#DADDE3", "#7C8593", "#AEB5C0")  # whoever does not count
 
 INK: RGB = (16, 18, 24)  # halos, plates
 PAPER: RGB = (236, 238, 241)  # the canvas outside the picture

@@ -47,6 +47,7 @@ def draw(
     keypoints: str | int | Sequence[str | int] | None = None,
     labels: bool | Sequence[str] | None = None,
     values: str | Sequence[str] | None = None,
+    muted: Sequence[int] = (),
     canvas: Literal["grow", "photo"] = "grow",
     scale: float = 1.0,
     style: Style | None = None,
@@ -69,6 +70,7 @@ def draw(
         labels: index (or "#" and track) and score of each person; None only with several people; or N texts.
         values: what to write beside each of ``keypoints``: any of "name", "presence", "visibility",
             "quality", "score".
+        muted: numbers of the people that are drawn in grey, below the others.
         canvas: "grow" makes the picture larger where something lies outside the photo; "photo" keeps the
             photo's size and points at it with arrow heads.
         scale: px of the picture per px of the photo; 2 draws on the photo at twice its size.
@@ -93,6 +95,7 @@ def draw(
         boxes,
         canvas == "grow",
         style or Style(),
+        frozenset(int(i) for i in muted),
     )
     _check(photo, people, what, canvas, scale)
     chosen = _chosen(people, keypoints)
@@ -120,6 +123,7 @@ class Elements:
     boxes: bool | None
     grow: bool
     style: Style
+    muted: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,8 +148,10 @@ class _Scene:
         numbers = [int(i if tracks is None or tracks[i] < 0 else tracks[i]) for i in range(len(people))]
         self.numbers = numbers
         sided = what.style.colour_by == "side"
-        self.colours = [palette.SIDES if sided else palette.of_person(n) for n in numbers]
-        self.hues = [palette.of_person(n).middle for n in numbers]
+        hues = [palette.GREY if i in what.muted else palette.of_person(n) for i, n in enumerate(numbers)]
+        self.colours = [palette.SIDES if sided and c is not palette.GREY else c for c in hues]
+        self.hues = [c.middle for c in hues]
+        self.upwards = sorted(range(len(people) - 1, -1, -1), key=lambda i: i not in what.muted)
         self.widths = [
             line_width(_extent(people, i) * scale, self.sheet.scaled, what.style.line)
             for i in range(len(people))
@@ -254,10 +260,10 @@ class _Scene:
         """Everything but the words."""
         canvas, what = self.canvas, self.what
         canvas.frame(max(1, round(0.0035 * max(self.sheet.scaled))))
-        upwards = range(len(self.people) - 1, -1, -1)
+        upwards = self.upwards
         if what.maps and self.people.maps is not None:
             canvas.mute(what.style.mute)
-            fields.heat(canvas, self.people.maps, list(upwards), self.chosen, what.style.map_alpha)
+            fields.heat(canvas, self.people.maps, upwards, self.chosen, what.style.map_alpha)
         for i in upwards:
             if what.masks:
                 self._mask(i)
@@ -270,7 +276,7 @@ class _Scene:
             if self.boxes and self.people.boxes is not None:
                 self._rectangle(i, self.people.boxes[i], dashed=False)
         if what.skeleton:
-            for i in upwards[: len(self.figures)]:
+            for i in upwards if self.figures else ():
                 self.figures[i].draw(canvas)
 
     def _mask(self, i: int) -> None:
@@ -421,6 +427,9 @@ def _check(photo: Image, people: People, what: Elements, canvas: str, scale: flo
         raise InputError(f"draw: scale must be a positive number, got {scale!r}")
     if photo.size[0] * photo.size[1] * scale**2 > MAX_SHEET:
         raise InputError(f"draw: scale {scale} makes more than {MAX_SHEET} px of a picture of {photo.size}")
+    strangers = [i for i in what.muted if not 0 <= i < len(people)]
+    if strangers:
+        raise InputError(f"draw: muted person {strangers[0]} of {len(people)} people")
     bad = [m for m in what.mass if not 0 < m < 1]
     if bad:
         raise InputError(f"draw: mass must lie between 0 and 1, got {bad[0]!r}")

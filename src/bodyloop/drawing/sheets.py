@@ -1,30 +1,25 @@
-"""Several pictures together: contact sheets and strips with captions, and moving pictures.
+"""Several pictures together: contact sheets and strips with captions.
 
 Pictures come as `Picture`, `Image` or uint8 RGB arrays. On a sheet they are shrunk to a common cell and never
-enlarged (a strip brings them to one height). In a moving picture the photos lie still: frames are laid on
-each other by the photo's corner, however their sheets have grown.
+enlarged (a strip brings them to one height). `aligned` lays them on each other by the photo's corner, however
+their sheets have grown: what moving pictures are made of.
 """
 
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from bodyloop.drawing.canvas import Canvas, Sheet
 from bodyloop.drawing.palette import PAPER, PAPER_INK, RGB, WHITE
-from bodyloop.drawing.picture import Picture, write_whole
+from bodyloop.drawing.picture import Picture
 from bodyloop.drawing.text import MIN_TEXT, clean, stamp, stencil
-from bodyloop.errors import FileError, InputError
+from bodyloop.errors import InputError
 from bodyloop.images import Image, as_image
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PillowImage
 
 Pixels = npt.NDArray[np.uint8]
 Like = Picture | Image | npt.NDArray[np.uint8]
@@ -53,14 +48,12 @@ def contact_sheet(
     Raises:
         InputError: no pictures, another count of captions, or numbers out of range.
     """
-    shown = [_pixels(p) for p in _some(pictures)]
-    side = _whole("cell", CELL if cell is None else cell, MAX_SIDE)
+    shown = [_pixels(p) for p in some_of(pictures)]
+    side = whole("cell", CELL if cell is None else cell, MAX_SIDE)
     count = (
-        _whole("columns", columns, 1000)
-        if columns is not None
-        else max(1, round(math.sqrt(1.4 * len(shown))))
+        whole("columns", columns, 1000) if columns is not None else max(1, round(math.sqrt(1.4 * len(shown))))
     )
-    small = [_shrunk(p, min(1.0, side / max(p.shape[:2]))) for p in shown]
+    small = [shrunk(p, min(1.0, side / max(p.shape[:2]))) for p in shown]
     return _arrange(small, min(count, len(small)), _texts(captions, len(small)), title)
 
 
@@ -85,63 +78,16 @@ def strip(
     """
     if align not in ("height", "photo"):
         raise InputError(f"strip: align must be 'height' or 'photo', got {align!r}")
-    some = _some(pictures)
-    shown = _aligned(some, None, WHITE) if align == "photo" else [_pixels(p) for p in some]
-    wanted = _whole(
+    some = some_of(pictures)
+    shown = aligned(some, None, WHITE) if align == "photo" else [_pixels(p) for p in some]
+    wanted = whole(
         "height", min(CELL, min(p.shape[0] for p in shown)) if height is None else height, MAX_SIDE
     )
-    same = [_shrunk(p, wanted / p.shape[0]) for p in shown]
+    same = [shrunk(p, wanted / p.shape[0]) for p in shown]
     return _arrange(same, len(same), _texts(captions, len(same)), title)
 
 
-def animate(
-    pictures: Iterable[Like],
-    path: str | os.PathLike[str],
-    fps: float = 8.0,
-    *,
-    width: int | None = None,
-    hold: float = 1.0,
-    loop: bool = True,
-) -> Path:
-    """Write the pictures as one moving .gif or .webp, whole or not at all, and return its path.
-
-    Args:
-        pictures: the frames; their photos are laid on each other.
-        fps: frames a second, at most 50 (a GIF counts in hundredths of a second).
-        width: px; wider frames are shrunk.
-        hold: extra seconds for the last frame.
-        loop: start again at the end.
-
-    Raises:
-        InputError: no pictures or numbers out of range.
-        FileError: another ending, or the file cannot be written.
-    """
-    target = Path(path)
-    kind = {".gif": "GIF", ".webp": "WEBP"}.get(target.suffix.lower())
-    if kind is None:
-        raise FileError(f"{target}: moving pictures are saved as .gif or .webp; give one of these endings")
-    if not 0 < fps <= 50 or not 0 <= hold <= 60:
-        raise InputError(f"animate: fps must be in (0, 50] and hold in 0..60 s, got {fps!r} and {hold!r}")
-    limit = None if width is None else _whole("width", width, MAX_SIDE)
-    frames = _aligned(_some(list(pictures)), limit)
-    each = max(20, round(100 / fps) * 10)
-    times = [each] * len(frames)
-    times[-1] += round(hold * 100) * 10
-    moving = [_pillow(f) for f in frames] if kind == "WEBP" else _indexed(frames)
-    options: dict[str, Any] = {"save_all": True, "append_images": moving[1:], "duration": times}
-    if loop:
-        options["loop"] = 0
-    if kind == "WEBP":
-        options |= {"quality": 80, "loop": 0 if loop else 1}
-
-    def write(f: IO[bytes]) -> None:
-        moving[0].save(f, kind, **options)
-
-    write_whole(target, write)
-    return target
-
-
-def _some(pictures: Sequence[Like]) -> Sequence[Like]:
+def some_of(pictures: Sequence[Like]) -> Sequence[Like]:
     if isinstance(pictures, Picture | Image | np.ndarray | str) or not len(pictures):
         raise InputError("give a list with at least one picture")
     return pictures
@@ -151,7 +97,7 @@ def _pixels(picture: Like) -> Pixels:
     return picture.pixels if isinstance(picture, Picture) else as_image(picture).pixels
 
 
-def _whole(what: str, value: int, top: int) -> int:
+def whole(what: str, value: int, top: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value <= top:
         raise InputError(f"{what} must be a whole number in 1..{top}, got {value!r}")
     return int(value)
@@ -166,7 +112,7 @@ def _texts(captions: Sequence[str] | None, count: int) -> list[str]:
     return [clean(t) for t in texts]
 
 
-def _shrunk(pixels: Pixels, factor: float) -> Pixels:
+def shrunk(pixels: Pixels, factor: float) -> Pixels:
     import cv2
 
     size = max(1, round(pixels.shape[1] * factor)), max(1, round(pixels.shape[0] * factor))
@@ -231,7 +177,7 @@ def _wrap(text: str, size: int, width: int) -> list[str]:
     return lines
 
 
-def _aligned(pictures: Sequence[Like], width: int | None, blank: RGB = PAPER) -> list[Pixels]:
+def aligned(pictures: Sequence[Like], width: int | None, blank: RGB = PAPER) -> list[Pixels]:
     """Frames of one size with the photos' corners in the same place."""
     pixels = [_pixels(p) for p in pictures]
     origins = np.array([p.origin if isinstance(p, Picture) else (0, 0) for p in pictures])
@@ -244,23 +190,5 @@ def _aligned(pictures: Sequence[Like], width: int | None, blank: RGB = PAPER) ->
     for p, (x, y) in zip(pixels, corner - origins, strict=True):
         frame = np.full((h, w, 3), blank, np.uint8)
         frame[y : y + p.shape[0], x : x + p.shape[1]] = p
-        out.append(frame if width is None or w <= width else _shrunk(frame, width / w))
+        out.append(frame if width is None or w <= width else shrunk(frame, width / w))
     return out
-
-
-def _pillow(frame: Pixels) -> PillowImage:
-    import PIL.Image
-
-    return PIL.Image.fromarray(frame)
-
-
-def _indexed(frames: list[Pixels]) -> list[PillowImage]:
-    """The frames in one common table of 256 colours, so that what stands still does not flicker."""
-    from PIL import Image as Pillow
-
-    h, w = frames[0].shape[:2]
-    some = frames[:: max(1, len(frames) // 8)]
-    factor = min(1.0, math.sqrt(400_000 / (w * h * len(some))))
-    sample = np.concatenate([_shrunk(f, factor) for f in some])
-    table = _pillow(sample).quantize(256, method=Pillow.Quantize.MEDIANCUT)
-    return [_pillow(f).quantize(palette=table, dither=Pillow.Dither.FLOYDSTEINBERG) for f in frames]
