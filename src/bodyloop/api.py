@@ -383,6 +383,10 @@ def _torch(card: Card, path: Path, device: str, dtype: Precision, compile: bool)
         from bodyloop.detect.export import detector_function
 
         return torch_engine(detector_function(network, card), device=device, dtype=dtype, compile=compile)
+    if card.kind == "segmenter":
+        from bodyloop.segment.crops_export import crops_function
+
+        return torch_engine(crops_function(network, card), device=device, dtype=dtype, compile=compile)
     from bodyloop.models.export import pose_function
 
     function = pose_function(network, card)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bodyloop.nn.topdown import HeadKind
 
 SMALL = "pmpose-n"
+CROPS = "pose2seg-n"
 
 
 def build_network(card: Card, *, meta: bool = False) -> nn.Module:
@@ -43,6 +44,10 @@ def build_network(card: Card, *, meta: bool = False) -> nn.Module:
         return _sam2(card, meta)
     if card.kind == "detector":
         return _detector(card, meta)
+    if card.architecture == CROPS:
+        from bodyloop.nn.pose2seg import Pose2Seg
+
+        return Pose2Seg()
     if card.kind != "pose" or card.head is None:
         raise ModelError(f"card {card.name!r} is of a {card.kind}, not of a pose model")
     if card.architecture == SMALL:
@@ -68,7 +73,7 @@ def load_network(card: Card, path: str | Path) -> nn.Module:
     """
     checkpoint = read_checkpoint(path)
     network = build_network(fitted(card, checkpoint), meta=True)
-    state = checkpoint.state if card.architecture == SMALL else prepare(checkpoint, card)
+    state = checkpoint.state if card.architecture in (SMALL, CROPS) else prepare(checkpoint, card)
     load_into(network, state, where=str(path))
     return network.eval()
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -23,14 +22,14 @@ from torch.nn import functional as F
 from bodyloop.api import load_pose
 from bodyloop.engines.torch import TorchEngine
 from bodyloop.errors import ConfigError, FileError
-from bodyloop.models.cards import Card
 from bodyloop.models.registry import find_card, resolve
 from bodyloop.nn.efficientnet import freeze as freeze_stages
 from bodyloop.nn.frugal import make_frugal
-from bodyloop.nn.pose2seg import Pose2Seg, Pose2SegFunction
+from bodyloop.nn.pose2seg import Pose2Seg
 from bodyloop.pose.inference import PoseOptions
 from bodyloop.segment import planes
 from bodyloop.segment.crops import CropSegmenter
+from bodyloop.segment.crops_export import crops_function
 from bodyloop.segment.planes import MAPPED, PLANES
 from bodyloop.train.config import Pose2SegConfig
 from bodyloop.train.loop import Shared
@@ -164,15 +163,10 @@ class Pose2SegTask:
 
     def segmenter(self, model: nn.Module) -> CropSegmenter:
         """A network of this task as users have it (a copy: the engine changes precision)."""
-        p = self.card.preprocess
-        network = copy.deepcopy(model)
-        assert isinstance(network, Pose2Seg)
         dtype: Literal["bf16", "fp32"] = "bf16" if self.config.precision == "bf16" else "fp32"
-        engine = TorchEngine(
-            Pose2SegFunction(network, mean=p.mean, std=p.std), device=self.config.device, dtype=dtype
-        )
-        card: Card = replace(self.card, preprocess=replace(p, input="uint8-nhwc"))
-        return CropSegmenter.from_card(engine, card)
+        function = crops_function(copy.deepcopy(model), self.card)
+        engine = TorchEngine(function, device=self.config.device, dtype=dtype)
+        return CropSegmenter.from_card(engine, self.card)
 
 
 def _drawn(points: npt.NDArray[np.float64], spread: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
