@@ -52,6 +52,14 @@ class SamLogits:
     scores: Floats
 
 
+def network_input(image: Image, preprocess: Preprocess) -> Floats:
+    """(3, S, S): a picture stretched and normalised."""
+    pixels = stretched(image.pixels, preprocess.size)
+    pixels -= np.asarray(preprocess.mean, np.float32)
+    pixels /= np.asarray(preprocess.std, np.float32)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
 class SamSegmenter:
     """A `bodyloop.roles.Segmenter` over SAM 2.1's two halves. Of prompts it takes points, box and mask.
 
@@ -116,19 +124,11 @@ class SamSegmenter:
         out: list[SamImage] = []
         for start in range(0, len(images), self._pictures):
             some = images[start : start + self._pictures]
-            features = held(self.encoder, {"images": np.stack([self._input(i) for i in some])}, FEATURES)
+            features = held(self.encoder, {"images": np.stack([network_input(i, self.preprocess) for i in some])}, FEATURES)
             for n, image in enumerate(some):
                 own = {name: features[name][n : n + 1] for name in FEATURES}
                 out.append(SamImage(image.size, own, self.encoder))
         return out
-
-    def _input(self, image: Image) -> Floats:
-        """(3, S, S): the picture stretched and normalised."""
-        p = self.preprocess
-        pixels = stretched(image.pixels, p.size)
-        pixels -= np.asarray(p.mean, np.float32)
-        pixels /= np.asarray(p.std, np.float32)
-        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
     # prompts
 
