@@ -213,6 +213,14 @@ MISTAKES: dict[str, tuple[str, str, str]] = {  # what to replace, by what, what 
     "bad repository": ("[[accuracy]]", 'repository = "a/b/c"\n[[accuracy]]', "repository"),
     "bad revision": ("[[accuracy]]", 'revision = "../x"\n[[accuracy]]', "revision"),
     "bad sum": ("[[accuracy]]", 'sha256 = "xyz"\n[[accuracy]]', "sha256"),
+    "short sum": ("[[accuracy]]", 'sha256 = "abc0123"\n[[accuracy]]', "sha256"),
+    "address without a lock": ("[[accuracy]]", 'url = "http://example.org/x.pth"\n[[accuracy]]', "https"),
+    "address of a folder": ("[[accuracy]]", 'url = "https://example.org/"\n[[accuracy]]', "https"),
+    "address upwards": ("[[accuracy]]", 'url = "https://example.org/../x.pth"\n[[accuracy]]', "https"),
+    "address with a question": ("[[accuracy]]", 'url = "https://example.org/x.pth?a=1"\n[[accuracy]]', "https"),
+    "two places": (
+        "[[accuracy]]", 'repository = "a/b"\nurl = "https://example.org/x.pth"\n[[accuracy]]', "exclude"
+    ),
     "bad name": ('name = "mine"', 'name = "Mine/../x"', "names are"),
     "pose without decode": ('[decode]\nmethod = "expected-oks"\ntemperature = 0.5', "", "'decode'"),
     "pose without head": ('head = "probability"', "", "'head'"),

@@ -260,6 +260,51 @@ def test_offline_switch_is_obeyed(server: Hub, tmp_path: Path) -> None:
     assert run(REPOSITORY, HF_HUB_OFFLINE="1").strip() == place  # cached by now, and quietly
 
 
+def addressed(server: Hub, **more: object) -> Card:
+    """A card whose file lies on no hub; the small hub serves it as a plain file."""
+    url = f"{server.endpoint}/{REPOSITORY}/resolve/main/folder/mine.pth"
+    weights = WeightsFile("mine.pth", "pth", url=url, size_bytes=300_000, **more)  # type: ignore[arg-type]
+    return replace(card(), weights=weights)
+
+
+def test_a_file_with_an_address_of_its_own(
+    server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda s: None)
+    right = hashlib.sha256(CONTENT).hexdigest()
+    known = addressed(server, sha256=right[:8])
+    assert known.weights is not None and known.weights.remote
+    assert find_local(known, cache=tmp_path) is None
+    server.cut_after, server.cuts = 100_000, 2  # resumed, as from the hub
+    path = fetch(known, cache=tmp_path)
+    assert path.read_bytes() == CONTENT and path.name == "mine.pth"
+    assert len(server.body()) == 3
+    assert fetch(known, cache=tmp_path) == path == find_local(known, cache=tmp_path)
+    assert len(server.body()) == 3
+    server.wrong = True
+    with pytest.raises(ModelError, match=rf"not the file its card means .*expected {right[:8]}\)"):
+        fetch(known, cache=tmp_path / "b")
+    assert left_over(tmp_path / "b") == []
+
+
+def test_an_address_that_does_not_answer(
+    server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda s: None)
+    server.files.clear()
+    with pytest.raises(ModelError, match=r"mine: the file mine\.pth \(300 kB\) is not here .*404"):
+        fetch(addressed(server), cache=tmp_path)
+    gone = WeightsFile("mine.pth", "pth", url="http://127.0.0.1:9/some/mine.pth")
+    with pytest.raises(ModelError) as e:
+        fetch(replace(card(), weights=gone), cache=tmp_path)
+    text = str(e.value)
+    assert "download http://127.0.0.1:9/some/mine.pth elsewhere" in text and "set BODYLOOP_MODELS=" in text
+    assert left_over(tmp_path) == [] and "\n" not in text
+    monkeypatch.setenv(hub.FOLDER_VARIABLE, str(tmp_path))
+    (tmp_path / "mine.pth").write_bytes(b"x")
+    assert fetch(replace(card(), weights=gone)) == tmp_path / "mine.pth"
+
+
 def test_a_folder_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nobody = "http://127.0.0.1:9"
     monkeypatch.setenv(hub.FOLDER_VARIABLE, str(tmp_path))

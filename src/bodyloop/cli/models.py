@@ -73,7 +73,7 @@ def state_of(card: Card) -> tuple[str, Path | None]:
         return "embedded", resolve(card)[1]
     if card.weights is None:
         return "unpublished", None
-    if card.weights.repository is None:
+    if not card.weights.remote:
         return "missing", None
     try:
         found = find_local(card)
@@ -188,7 +188,9 @@ def _whereabouts(card: Card, file: Path | None) -> str:
     if file is not None:
         return str(file)
     w = card.weights
-    return "" if w is None else f"{w.file} of {w.repository or '(no repository)'} at {w.revision}"
+    if w is None or w.url is not None:
+        return "" if w is None else str(w.url)
+    return f"{w.file} of {w.repository or '(no repository)'} at {w.revision}"
 
 
 def _number(a: Any) -> str:

@@ -2,9 +2,8 @@
 
 A card is one TOML file: how a crop is made and fed (size, mean, std, channel order, padding, mask dimming),
 how the maps are decoded, which keypoints come out, where the file lies, under which licences, how accurate
-it is. An exported file carries its card in its metadata, so that it is self-sufficient, and a user's own
-model is a card, not a subclass. A card knows no code: `architecture` and `head` are names that `bodyloop.nn`
-builds.
+it is. An exported file carries its card in its metadata, so that it is self-sufficient, and a user's own model is
+a card, not a subclass. A card knows no code: `architecture` and `head` are names that `bodyloop.nn` builds.
 
 >>> card = load_card("my-model.toml")               # doctest: +SKIP
 >>> Card.from_toml(card.to_toml()) == card          # doctest: +SKIP
@@ -38,7 +37,8 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9.+_-]{0,63}")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _REVISION = re.compile(r"[A-Za-z0-9][\w.-]{0,99}")
 _FILE = re.compile(r"[\w+-][\w.+-]*(/[\w+-][\w.+-]*)*")  # relative, no "..", no backslash, no drive
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+_URL = re.compile(r"(https://[\w.-]+|http://(localhost|127\.0\.0\.1):\d+)(/[\w+-][\w.+-]*)+")
+_SHA256 = re.compile(r"[0-9a-f]{8,64}")
 
 
 @dataclass(frozen=True)
@@ -246,12 +246,13 @@ class WeightsFile:
     """Where the weights lie.
 
     Attributes:
-        file: path inside the repository; with ``repository`` None a file beside the card.
+        file: path inside the repository; without ``repository`` and ``url`` a file beside the card.
         format: how the file is read.
         repository: "owner/name" on the Hugging Face hub.
         revision: commit, tag or branch there.
+        url: https address of a file that lies on no hub.
         size_bytes: roughly, from the state dict; for messages, never to refuse a file.
-        sha256: of the file, once known; a file that differs is refused.
+        sha256: of the file, or its first 8 digits or more, once known; a file that differs is refused.
         expert: of a mixture of experts, the one that is folded in; None for other weights.
     """
 
@@ -259,6 +260,7 @@ class WeightsFile:
     format: Literal["pth", "safetensors", "onnx"]
     repository: str | None = None
     revision: str = "main"
+    url: str | None = None
     size_bytes: int | None = None
     sha256: str | None = None
     expert: int | None = None
@@ -277,12 +279,20 @@ class WeightsFile:
             _REVISION.fullmatch(self.revision) is not None,
             f"revision must be a commit, tag or branch name, got {self.revision[:80]!r}",
         )
-        if self.size_bytes is not None:
-            _require(self.size_bytes > 0, f"size_bytes must be positive, got {self.size_bytes}")
-        if self.expert is not None:
-            _require(0 <= self.expert < 64, f"expert must lie in 0..63, got {self.expert}")
-        if self.sha256 is not None:
-            _require(_SHA256.fullmatch(self.sha256) is not None, "sha256 must be 64 lower-case hex digits")
+        size, expert, digits = self.size_bytes, self.expert, self.sha256
+        _require(size is None or size > 0, f"size_bytes must be positive, got {size}")
+        _require(expert is None or 0 <= expert < 64, f"expert must lie in 0..63, got {expert}")
+        known = digits is None or _SHA256.fullmatch(digits) is not None
+        _require(known, "sha256 must be lower-case hex, 8 to 64 digits")
+        if self.url is not None:
+            plain = len(self.url) < 500 and _URL.fullmatch(self.url) is not None
+            _require(plain, f"url must be a plain https address of a file, got {self.url[:80]!r}")
+            _require(self.repository is None, "repository and url exclude each other")
+
+    @property
+    def remote(self) -> bool:
+        """Whether the file is fetched; else it lies beside the card."""
+        return self.repository is not None or self.url is not None
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
-"""Fetches weight files: from a folder of yours, from the Hugging Face cache, from the hub on first use.
+"""Fetches weight files: from a folder of yours, from the cache, from the hub or its own address on first use.
 
-A card says which file of which repository at which revision; that file is looked for in this order:
+A card says which file of which repository at which revision, or its https address; it is looked for in this order:
 
 1. in the folder named by ``BODYLOOP_MODELS``, as ``<owner>/<name>/<file>`` or just by its file name;
-2. in huggingface_hub's cache (``HF_HOME``, ``HF_HUB_CACHE``);
-3. on the hub (``HF_ENDPOINT``), unless ``HF_HUB_OFFLINE`` is set.
+2. in huggingface_hub's cache (``HF_HOME``, ``HF_HUB_CACHE``); what lies on no hub in ``HF_HOME/bodyloop``;
+3. on the hub (``HF_ENDPOINT``) or at its address, unless ``HF_HUB_OFFLINE`` is set.
 
 What comes is checked against the card's sha256 where one is known. Downloads are huggingface_hub's: a broken
 connection is resumed, and an aborted one leaves no file under the final name. Whatever goes wrong ends in one
@@ -45,14 +45,17 @@ def fetch(card: Card, *, cache: str | Path | None = None, endpoint: str | None =
         raise ModelError(
             f"{card.name}: no weights were published for this configuration; train them, or name a file"
         )
-    if weights.repository is None:
+    if not weights.remote:
         raise ModelError(f"{card.name}: its card names no repository; put {weights.file} beside the card")
     local = find_local(card, cache=cache)
     if local is not None:
         return local
-    place = _Place(weights.repository, weights.file, weights.revision, weights.size_bytes)
     _say_what_comes(card, weights)
-    path = _download(place, card.name, cache, endpoint)
+    if weights.repository is None:
+        path = _download_address(weights, card.name, cache)
+    else:
+        place = _Place(weights.repository, weights.file, weights.revision, weights.size_bytes)
+        path = _download(place, card.name, cache, endpoint)
     try:
         _check(path, card.name, weights, "it was taken out of the cache again; try once more, or report it")
     except ModelError:
@@ -68,12 +71,15 @@ def find_local(card: Card, *, cache: str | Path | None = None) -> Path | None:
         ModelError: the file in the folder of `BODYLOOP_MODELS` is another one than the card means.
     """
     weights = card.weights
-    if weights is None or weights.repository is None:
+    if weights is None or not weights.remote:
         return None
-    mine = _in_own_folder(weights, weights.repository)
+    mine = _in_own_folder(weights, weights.repository or "")
     if mine is not None:
         _check(mine, card.name, weights, f"replace it, or unset {FOLDER_VARIABLE}")
         return mine
+    if weights.repository is None:
+        path = _of_address(weights, cache)
+        return path if path.is_file() else None
     return _cached(_Place(weights.repository, weights.file, weights.revision), cache)
 
 
@@ -90,7 +96,7 @@ def fetch_card(
     try:
         card = load_card(path)
         weights = card.weights
-        if weights is not None and weights.repository is None:
+        if weights is not None and not weights.remote:
             card = replace(card, weights=replace(weights, repository=repository, revision=revision))
     except (ConfigError, FileError) as e:
         _remove(path)  # it may be mended there
@@ -153,6 +159,36 @@ def _download(place: _Place, what: str, cache: str | Path | None, endpoint: str 
     return Path(path)
 
 
+def _of_address(weights: WeightsFile, cache: str | Path | None) -> Path:
+    """Where the file of an address lies once it was fetched."""
+    from huggingface_hub import constants
+
+    address = (weights.url or "").partition("://")[2].replace(":", "_")
+    return Path(cache or Path(constants.HF_HOME) / "bodyloop") / address
+
+
+def _download_address(weights: WeightsFile, what: str, cache: str | Path | None) -> Path:
+    from huggingface_hub.file_download import http_get
+
+    target = _of_address(weights, cache)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            http_get(weights.url or "", file, displayed_filename=weights.file)
+        part.replace(target)
+    except hub_errors() as e:
+        folder = os.environ.get(FOLDER_VARIABLE) or "/a/folder/of/yours"
+        raise ModelError(
+            f"{what}: the file {weights.file}{_size_of(weights.size_bytes)} is not here and could not be fetched: "
+            f"{_reason(e)} - To do without: download {weights.url} elsewhere, put it at "
+            f"{Path(folder) / weights.file} and set {FOLDER_VARIABLE}={folder}"
+        ) from e
+    finally:
+        part.unlink(missing_ok=True)
+    return target
+
+
 def hub_errors() -> tuple[type[Exception], ...]:
     """What huggingface_hub raises where something cannot be had."""
     from huggingface_hub.errors import HfHubHTTPError
@@ -165,16 +201,22 @@ def hub_errors() -> tuple[type[Exception], ...]:
 def _how_to_get(place: _Place, what: str, cache: str | Path | None, e: Exception) -> str:
     from huggingface_hub import constants
 
-    size = f" ({human_size(place.size)})" if place.size else ""
-    reason = (str(e).strip() or type(e).__name__).splitlines()[0][:300]
     folder = os.environ.get(FOLDER_VARIABLE) or "/a/folder/of/yours"
     address = f"{constants.ENDPOINT}/{place.repository}/resolve/{place.revision}/{quote(place.file)}"
     return (
-        f"{what}: the file {place.file}{size} of {place.repository} is not here and could not be fetched: "
-        f"{reason} - To do without: download {address} elsewhere, put it at "
+        f"{what}: the file {place.file}{_size_of(place.size)} of {place.repository} is not here and could not be "
+        f"fetched: {_reason(e)} - To do without: download {address} elsewhere, put it at "
         f"{Path(folder) / place.repository / place.file} and set {FOLDER_VARIABLE}={folder}; or copy the "
         f"cache folder {Path(cache or constants.HF_HUB_CACHE)} of a machine that has it (HF_HOME moves it)"
     )
+
+
+def _size_of(size: int | None) -> str:
+    return f" ({human_size(size)})" if size else ""
+
+
+def _reason(e: Exception) -> str:
+    return (str(e).strip() or type(e).__name__).splitlines()[0][:300]
 
 
 def _check(path: Path, name: str, weights: WeightsFile, advice: str) -> None:
@@ -186,7 +228,7 @@ def _check(path: Path, name: str, weights: WeightsFile, advice: str) -> None:
     if weights.sha256 is None:
         return
     found = sha256_of(path)
-    if found != weights.sha256:
+    if not found.startswith(weights.sha256):
         raise ModelError(
             f"{name}: {path} is not the file its card means "
             f"(sha256 {found}, expected {weights.sha256}); {advice}"
@@ -203,7 +245,8 @@ def _remove(path: Path) -> None:
 
 def _say_what_comes(card: Card, weights: WeightsFile) -> None:
     size = human_size(weights.size_bytes) if weights.size_bytes else "unknown size"
-    log.info("%s: fetching %s (%s) from %s", card.name, weights.file, size, weights.repository)
+    origin = weights.repository or weights.url
+    log.info("%s: fetching %s (%s) from %s", card.name, weights.file, size, origin)
     pinned = len(weights.revision) == 40 and set(weights.revision) <= set("0123456789abcdef")
     if weights.sha256 is None and not pinned:
         log.warning(
@@ -216,7 +259,7 @@ def _say_what_comes(card: Card, weights: WeightsFile) -> None:
         log.warning(
             "The weights of %s are licensed under %s by their authors (%s): what you distribute together "
             "with them falls under that licence. bodyloop itself is Apache-2.0 and does not contain them.",
-            card.name, card.licenses.weights, weights.repository,
+            card.name, card.licenses.weights, origin,
         )  # fmt: skip
 
 

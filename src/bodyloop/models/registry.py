@@ -47,7 +47,7 @@ def _catalogue() -> MappingProxyType[str, _Found]:
 
 def _beside(card: Card, path: Path) -> Path | None:
     """The weights that lie beside a card, if it speaks of a local file."""
-    if card.weights is None or card.weights.repository is not None:
+    if card.weights is None or card.weights.remote:
         return None
     return path.parent / card.weights.file
 
