@@ -8,6 +8,7 @@ from bodyloop.cli._common import example
 from bodyloop.cli._eval import register
 from bodyloop.cli.eval_files import COMMANDS as FILES
 from bodyloop.cli.eval_models import COMMANDS as MODELS
+from bodyloop.cli.eval_pipeline import COMMANDS as PIPELINES
 
 NAME = "eval"
 EXAMPLE = example(
@@ -21,4 +22,4 @@ app = typer.Typer(
     epilog=EXAMPLE,
 )
 
-register(app, [*FILES, *MODELS])
+register(app, [*FILES, *MODELS, *PIPELINES])
