@@ -7,6 +7,7 @@ mistake, these classes return what was meant.
 
 from __future__ import annotations
 
+from bodyloop.compat.bboxmaskpose import BBoxMaskPose
 from bodyloop.compat.pmpose import PMPose
 
-__all__ = ["PMPose"]
+__all__ = ["BBoxMaskPose", "PMPose"]

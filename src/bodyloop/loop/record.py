@@ -17,7 +17,7 @@ Ints = npt.NDArray[np.int64]
 Ending = Literal["passes", "settled", "time"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Pass:
     """One pass over a picture. All People are of that picture, in its px.
 
@@ -47,8 +47,12 @@ class Pass:
     people: People
     seconds: Mapping[str, float] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        found = f"{len(self.detected)} found, {len(self.kept)} new, {len(self.people)} known"
+        return f"Pass({self.number}: {found}, {sum(self.seconds.values()):.2f} s)"
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class LoopResult:
     """The people of a picture and how they were found.
 
@@ -64,3 +68,6 @@ class LoopResult:
     passes: tuple[Pass, ...]
     ended: Ending
     dropped: People | None = None
+
+    def __repr__(self) -> str:
+        return f"LoopResult({len(self.people)} people, {len(self.passes)} passes, ended: {self.ended})"
