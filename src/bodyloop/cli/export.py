@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +20,7 @@ NAME = "export"
 EXAMPLE = example(
     "bodyloop export pmpose-b pmpose-b.onnx",
     "bodyloop export pmpose-n small.onnx --int8 --calibrate photos/",
-    "bodyloop export runs/pmpose-n mine.onnx --card pmpose-n",
+    "bodyloop export runs/pmpose-n mine.onnx",
 )
 CROPS = 256  # people that are looked at to choose the int8 scales; more changes little
 
@@ -84,6 +83,10 @@ def _as_onnx(model: str, card: str | None, target: Path, *, half: bool, taken: b
         from bodyloop.detect.export import export_detector
 
         export_detector(network, found, target, half=half)
+    elif found.segmentation is not None and found.segmentation.method == "crops":
+        from bodyloop.segment.crops_export import export_crops
+
+        export_crops(network, found, target, half=half)
     else:
         from bodyloop.models.export import export_onnx
 
@@ -98,49 +101,30 @@ def _network(model: str, card: str | None) -> tuple[Card, nn.Module | Path]:
     if Path(model).is_dir():
         return _of_run(Path(model), card)
     found, path = resolve(model, card)
-    return found, path if path.suffix.lower() == ".onnx" else _load(found, path)
+    if path.suffix.lower() == ".onnx":
+        return found, path
+    from bodyloop.models.build import load_network
+
+    return found, load_network(found, path)
 
 
 def _of_run(run: Path, card: str | None) -> tuple[Card, nn.Module]:
+    from bodyloop.models.build import load_network
     from bodyloop.models.registry import find_card
 
-    if card is None:
-        raise InputError(f"{run} is a training run; say what was trained: --card NAME")
     try:
-        from bodyloop.train.release import release
+        from bodyloop.train.release import CARD, release, unproven
     except ImportError as e:
         raise MissingDependency(f"training runs need {e.name}; pip install 'bodyloop[export]'") from e
-    # what the card's own weights saw and reached says nothing about these
-    found = replace(
-        find_card(card).uncalibrated(),
-        accuracy=(),
-        training_data=(),
-        known_failures=(),
-        notes=f"trained in {run}",
-    )
+    own = run / CARD
+    if card is None and not own.is_file():
+        raise InputError(f"{run} is a training run without {CARD}; say what was trained: --card NAME")
+    found = find_card(own) if card is None else unproven(find_card(card))
     best = (run / "best.pt").is_file()
     with tempfile.TemporaryDirectory() as folder:
         part = Path(folder) / "weights.safetensors"
         weights, _ = release(run, found, part, which="best" if best else "last")
-        return found, _load(found, weights)
-
-
-def _load(card: Card, path: Path) -> nn.Module:
-    from bodyloop.models.build import load_network
-
-    if card.kind != "detector":
-        return load_network(card, path)
-    try:
-        from bodyloop.nn.rtmdet import rtmdet_n
-    except ImportError as e:
-        raise MissingDependency(f"exporting needs {e.name}; pip install 'bodyloop[export]'") from e
-    from bodyloop.models.checkpoints import load_into, read_checkpoint
-
-    if card.architecture != "rtmdet-n":
-        raise ModelError(f"{card.name}: detectors of the kind {card.architecture!r} cannot be exported yet")
-    network = rtmdet_n()
-    load_into(network, read_checkpoint(path).state, where=str(path))
-    return network.eval()
+        return found, load_network(found, weights)
 
 
 def _quantized(source: Path, target: Path, photos: list[str]) -> Any:

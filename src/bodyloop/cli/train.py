@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from bodyloop.errors import ConfigError, FileError, MissingDependency
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from bodyloop.models.cards import Card
     from bodyloop.train.config import TrainConfig
     from bodyloop.train.loop import Task
 
@@ -38,6 +40,7 @@ def command(
         Path | None,
         typer.Option(
             "--run",
+            "-o",
             metavar="DIR",
             help="Folder of checkpoints and figures; runs/<recipe> by default, runs/<recipe>-overfit with --overfit.",
         ),
@@ -71,18 +74,23 @@ def command(
         raise MissingDependency(f"training needs {e.name}; pip install 'bodyloop[train]'") from e
     settings = load_config(path, [*(changes or ()), *([f"overfit={overfit}"] if overfit else [])])
     folder = run or Path("runs") / (f"{path.stem}-overfit" if settings.overfit else path.stem)
-    logging.getLogger("bodyloop.train").setLevel(logging.INFO)
+    first = os.environ.get("RANK", "0") == "0"  # of several processes only one speaks and writes
+    logging.getLogger("bodyloop.train").setLevel(logging.INFO if first else logging.ERROR)
     try:
         task = task_of(settings)
         steps = total_steps(task, settings)
         figures = fit(
-            task, settings, folder, stop_after=stop_after, tell=lambda row: complain(_line(row, steps))
-        )
+            task, settings, folder, card=_card(task, settings), stop_after=stop_after,
+            tell=lambda row: complain(_line(row, steps)),
+        )  # fmt: skip
     except ConfigError as e:
         raise ConfigError(f"{path}: {e}") from e
     except KeyboardInterrupt:
-        complain(f"stopped; the checkpoints in {folder} are whole. Run the same command again to go on")
+        if first:
+            complain(f"stopped; the checkpoints in {folder} are whole. Run the same command again to go on")
         raise typer.Exit(STOPPED) from None
+    if not first:
+        return
     if as_json:
         put_json({"run": str(folder), **figures})
     else:
@@ -94,6 +102,18 @@ def _step(run: Path) -> int:
     """The step that a run has come to, by its record."""
     rows = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return int(json.loads(rows[-1])["step"]) if rows else 0
+
+
+def _card(task: Task, config: TrainConfig) -> Card | None:
+    """The card of what is trained, if there is one."""
+    from bodyloop.models.registry import find_card, list_models
+    from bodyloop.train.pose import PoseTask
+    from bodyloop.train.release import unproven
+
+    if isinstance(task, PoseTask):
+        return task.card
+    known = config.model in {c.name for c in list_models()}
+    return unproven(find_card(config.model)) if known else None
 
 
 def recipe(name: str) -> Path:
@@ -118,7 +138,7 @@ def task_of(config: TrainConfig) -> Task:
     Raises:
         ConfigError: an unknown task, or data that is not there.
     """
-    from bodyloop.train.config import DetectorConfig, PoseConfig
+    from bodyloop.train.config import DetectorConfig, Pose2SegConfig, PoseConfig
 
     if isinstance(config, PoseConfig):
         from bodyloop.train.pose import PoseTask
@@ -128,6 +148,10 @@ def task_of(config: TrainConfig) -> Task:
         from bodyloop.train.detection import DetectorTask
 
         return DetectorTask(config)
+    if isinstance(config, Pose2SegConfig):
+        from bodyloop.train.pose2seg import Pose2SegTask
+
+        return Pose2SegTask(config)
     raise ConfigError(f"nothing trains a {type(config).__name__}")
 
 

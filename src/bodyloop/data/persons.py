@@ -22,7 +22,7 @@ from bodyloop.errors import ConfigError, FileError, InputError
 from bodyloop.geometry import iou
 from bodyloop.masks import Masks
 from bodyloop.records import check_objects, find, integers, load_json, numbers
-from bodyloop.skeletons import Skeleton
+from bodyloop.skeletons import SKELETONS, Skeleton
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -46,6 +46,7 @@ class PersonSet:
 
     Attributes:
         boxes: (N, 4) ``x1 y1 x2 y2``. keypoints: (N, K, 3) x y flag. areas: (N,) px^2. has_mask: (N,) bool.
+        left_out: keypoints of the set that the skeleton lacks; none of a published skeleton, which tables map.
         image_ids, annotation_ids: (N,). knows_hidden: False where flag 2 only says "labelled".
 
     Raises:
@@ -78,6 +79,9 @@ class PersonSet:
                 f"{self.path}: its keypoints ({', '.join(labels.skeleton.keypoints[:4])}, ...) are none of "
                 f"{skeleton.name}'s; name the skeleton's keypoints as the labels do"
             )
+        published = SKELETONS.get(labels.skeleton.name) is labels.skeleton
+        names = () if published else labels.skeleton.keypoints
+        self.left_out = tuple(k for i, k in enumerate(names) if i not in columns)
         table = labels.table()
         boxes = table.boxes
         if detections is not None:

@@ -114,7 +114,7 @@ def _find(model: str | Path | Card) -> _Found:
     if _is_folder(path):
         raise ModelError(
             f"{path} is a folder, not a model; a training run becomes one with "
-            f"'bodyloop export {path} model.onnx --card NAME'"
+            f"'bodyloop export {path} model.onnx'"
         )
     if isinstance(model, str) and (found := _from_hub(text)) is not None:
         return found

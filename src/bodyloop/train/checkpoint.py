@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import pickle
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
@@ -29,21 +30,21 @@ PACKAGES = ("bodyloop", "torch", "numpy", "accelerate")
 
 
 def state_of(
-    model: nn.Module,
-    average: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    step: int,
-    best: float,
-    config: TrainConfig,
-    digests: Mapping[str, str],
+    model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer, step: int, best: float
 ) -> dict[str, Any]:
-    """The content of a checkpoint."""
+    """What a run goes on from."""
     return {
         "model": model.state_dict(),
         "average": average.state_dict(),
         "optimiser": optimiser.state_dict(),
         "step": step,
         "best": best,
+    }
+
+
+def origin(config: TrainConfig, digests: Mapping[str, str]) -> dict[str, Any]:
+    """What made a checkpoint: configuration (with its seed), versions, sha256 of the annotations."""
+    return {
         "config": config.to_dict(),
         "data": dict(digests),
         "versions": {
@@ -80,11 +81,14 @@ def restore(
         optimiser.load_state_dict(state["optimiser"])
         step, best = int(state["step"]), float(state["best"])
         before, data = state["config"], state["data"]
-    except (OSError, KeyError, EOFError) as e:
+    except (OSError, KeyError, EOFError, pickle.UnpicklingError) as e:
         raise FileError(f"{path}: not a checkpoint of this loop: {e}; move it away to start anew") from e
     except (RuntimeError, ValueError) as e:
-        raise ConfigError(f"{path}: was written by another model or configuration: {e}") from e
-    changed = [k for k, v in config.to_dict().items() if before.get(k) != v]
+        raise ConfigError(
+            f"{path}: was written by another model or configuration: {e}; move the folder away, or name "
+            "another by --run, to start anew"
+        ) from e
+    changed = [k for k, v in config.to_dict().items() if before.get(k, v) != v]
     if changed:
         log.warning("%s: goes on with other values of %s", path, ", ".join(changed))
     if dict(data) != dict(digests):

@@ -37,7 +37,8 @@ class TrainConfig:
         seed: of everything random.
         precision: "bf16" or "fp32". compile: by torch.compile.
         device: "cpu" or "cuda". threads: of torch on a CPU. workers: processes that prepare samples.
-        checkpoint_every, evaluate_every: steps. evaluate_samples: the first only (0: all).
+        checkpoint_every, evaluate_every: steps. evaluate_epochs: if not 0, instead of evaluate_every: passes
+            through all samples. evaluate_samples: the first only (0: all).
         overfit: train on this many fixed samples and judge on them (0: off), to find mistakes.
     """
 
@@ -71,6 +72,7 @@ class TrainConfig:
     workers: int = 0
     checkpoint_every: int = 250
     evaluate_every: int = 1000
+    evaluate_epochs: int = 0
     evaluate_samples: int = 0
     overfit: int = 0
 

@@ -25,14 +25,17 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from bodyloop.errors import ConfigError
-from bodyloop.train.checkpoint import Record, Row, restore, save, state_of
+from bodyloop.errors import BodyloopError, ConfigError
+from bodyloop.models.cards import Card
+from bodyloop.train.checkpoint import Record, Row, origin, restore, save, state_of
 from bodyloop.train.config import TrainConfig
 from bodyloop.train.optimiser import learning_rate, parameter_groups
+from bodyloop.train.release import write_card
 
 log = logging.getLogger(__name__)
 
 REPORT_EVERY = 50  # steps from one row of figures to the next
+FIRST_REPORT = 10  # the step of the first row, so that nobody waits long to see how fast it goes
 
 Ref = tuple[int, ...]  # names a sample; what the numbers mean is the samples' own business
 Shared = Callable[[Tensor], Tensor]
@@ -88,13 +91,15 @@ def fit(
     config: TrainConfig,
     run: Path,
     *,
+    card: Card | None = None,
     stop_after: int | None = None,
     tell: Callable[[Row], None] | None = None,
 ) -> dict[str, float]:
     """Train to the end (or ``stop_after`` steps from now); go on from ``run/last.pt`` if it is there.
 
     Writes ``last.pt``, ``best.pt``, ``metrics.jsonl``, ``config.json`` and, with tensorboard installed, its
-    files below ``run``. ``tell`` gets every row of figures. Returns the last figures of the evaluation.
+    files below ``run``; ``card``, if there is one, as ``card.toml``. ``tell`` gets every row of figures. Returns
+    the last figures of the evaluation.
 
     Raises:
         ConfigError: a device that is not there, or a checkpoint of another model.
@@ -103,7 +108,8 @@ def fit(
     run.mkdir(parents=True, exist_ok=True)
     accelerator = _start(config)
     device = accelerator.device
-    per_epoch, steps = task.samples.batches_per_epoch(config.batch), total_steps(task, config)
+    per_epoch, steps = steps_per_epoch(task, config), total_steps(task, config)
+    evaluate_every = config.evaluate_epochs * per_epoch or config.evaluate_every
     model = task.model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(model).eval().requires_grad_(False)
     groups = parameter_groups(model.named_parameters(), config, task.blocks)
@@ -113,11 +119,15 @@ def fit(
     if last.exists():
         step, best = restore(last, model, average, optimiser, config, task.samples.digests)
         log.info("going on from %s at step %d", last, step)
+    _refuse_apart(accelerator, step, run)
+    if card is not None and accelerator.is_main_process:
+        write_card(card, run)
     parallel = accelerator.prepare(model)
     if config.compile:
         parallel = torch.compile(parallel)
     end = steps if stop_after is None else min(steps, step + stop_after)
     figures: dict[str, float] = {}
+    made_by = origin(config, task.samples.digests)
     with Record(run, step, config, accelerator.is_main_process, tell) as record:
         started, seen, waited = time.monotonic(), 0, 0.0
         sums: dict[str, Tensor] = {}
@@ -146,7 +156,7 @@ def fit(
             step += 1
             seen += 1
             waited += wait
-            if step % REPORT_EVERY == 0 or step == end:
+            if step % REPORT_EVERY == 0 or step in (FIRST_REPORT, end):
                 elapsed = time.monotonic() - started
                 means = accelerator.reduce(torch.stack([v.float() / seen for v in sums.values()]), "mean")
                 pace = seen / max(elapsed, 1e-9)
@@ -159,28 +169,33 @@ def fit(
                 }
                 record.write(row)
                 started, seen, waited, sums = time.monotonic(), 0, 0.0, {}
-            if step % config.evaluate_every == 0 or step == steps:
+            if step % evaluate_every == 0 or step == steps:
+                paused = time.monotonic()
                 if accelerator.is_main_process:
                     figures = task.evaluate(average)
                     if figures:
                         record.write({"step": step, **figures})
                     if figures.get("score", -math.inf) > best:
                         best = figures["score"]
-                        save(
-                            run / "best.pt",
-                            {"average": average.state_dict(), "step": step, "figures": figures},
-                        )
+                        kept = {"average": average.state_dict(), "step": step, "figures": figures}
+                        save(run / "best.pt", kept | made_by)
                 accelerator.wait_for_everyone()
-                started = time.monotonic()
+                started += time.monotonic() - paused
             if (step % config.checkpoint_every == 0 or step == end) and accelerator.is_main_process:
-                save(last, state_of(model, average, optimiser, step, best, config, task.samples.digests))
+                save(last, state_of(model, average, optimiser, step, best) | made_by)
     accelerator.wait_for_everyone()
     return figures
 
 
+def steps_per_epoch(task: Task, config: TrainConfig) -> int:
+    """Optimiser steps of a pass through all samples, or through the fixed ones while overfitting."""
+    fixed = config.overfit
+    return -(-fixed // config.batch) if fixed else task.samples.batches_per_epoch(config.batch)
+
+
 def total_steps(task: Task, config: TrainConfig) -> int:
     """Optimiser steps of the whole run."""
-    return config.epochs * task.samples.batches_per_epoch(config.batch) or config.steps
+    return config.epochs * steps_per_epoch(task, config) or config.steps
 
 
 def _start(config: TrainConfig) -> Accelerator:
@@ -198,6 +213,13 @@ def _start(config: TrainConfig) -> Accelerator:
     return accelerator
 
 
+def _refuse_apart(accelerator: Accelerator, step: int, run: Path) -> None:
+    """All processes must have found the same checkpoint, or none."""
+    steps = accelerator.gather(torch.tensor([step], device=accelerator.device)).tolist()
+    if len(set(steps)) > 1:
+        raise ConfigError(f"{run}: the processes go on from steps {steps}; give all machines the same folder")
+
+
 def _torch_seed(seed: int, step: int, process: int) -> int:
     return int(np.random.SeedSequence([seed, step, process]).generate_state(1, np.uint64)[0] >> 1)
 
@@ -212,7 +234,7 @@ def batches(
     loader = DataLoader(
         _Keyed(samples, config),
         batch_sampler=_Keys(samples, config, range(start, end), process, processes),
-        collate_fn=samples.collate,
+        collate_fn=_Collate(samples),
         num_workers=config.workers,
         # a forked worker may inherit a lock that a thread of this process held: it would wait for ever
         multiprocessing_context="spawn" if config.workers else None,
@@ -223,7 +245,7 @@ def batches(
     parts = iter(loader)
     for _ in range(start, end):
         begun = time.monotonic()
-        yield [next(parts) for _ in range(config.accumulate)], time.monotonic() - begun
+        yield [_sound(next(parts)) for _ in range(config.accumulate)], time.monotonic() - begun
 
 
 def samples_of(
@@ -232,7 +254,14 @@ def samples_of(
     """Names and samples at some places of batch ``n``, as `batches` makes them."""
     keyed, refs = _Keyed(samples, config), _Keys(samples, config, range(n, n + 1), 0, 1).refs(n)
     for i in places:
-        yield refs[i], keyed[n, i, refs[i]]
+        yield refs[i], _sound(keyed[n, i, refs[i]])
+
+
+def _sound(made: Any) -> Any:
+    """What was made of samples; an error that came instead of it is raised."""
+    if isinstance(made, BodyloopError):
+        raise made
+    return made
 
 
 def _alone(_worker: int) -> None:
@@ -280,7 +309,21 @@ class _Keyed(Dataset[Any]):
     def __getitem__(self, key: tuple[int, int, Ref]) -> Any:
         n, i, ref = key
         seeds = [self.config.seed, *ref] if self.config.overfit else [self.config.seed, n, i]
-        return self.samples.sample(ref, np.random.Generator(np.random.PCG64(seeds)))
+        try:
+            return self.samples.sample(ref, np.random.Generator(np.random.PCG64(seeds)))
+        except BodyloopError as e:
+            return e  # raised in a worker it would come as the text of a traceback
+
+
+class _Collate:
+    """A batch of samples, or the first error among them."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+
+    def __call__(self, made: Sequence[Any]) -> Any:
+        wrong = [m for m in made if isinstance(m, BodyloopError)]
+        return wrong[0] if wrong else self.samples.collate(made)
 
 
 # ---- one step ------------------------------------------------------------------------------------------------

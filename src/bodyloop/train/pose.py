@@ -1,15 +1,17 @@
 """The pose task of the training loop: a network by its card, people's crops, a recipe's losses, evaluation.
 
 Any pose card can be trained (`probpose-s`, `pmpose-b`, our `pmpose-n`, ...), also with other keypoints than
-its own. Evaluation is what ``bodyloop eval pose`` runs, on the averaged weights.
+its own. Evaluation is what ``bodyloop eval pose`` and ``eval calibration`` compute, on the averaged weights.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bodyloop.data.cropcoco import build
 from bodyloop.errors import ConfigError, FileError
+from bodyloop.eval.boxed import Scoring, predict_boxed
+from bodyloop.eval.photos import PhotoSet
+from bodyloop.eval.pose import judge_set, posed_sets
+from bodyloop.eval.pose_report import PoseSet
 from bodyloop.models.build import SMALL, build_network, load_network
 from bodyloop.models.cards import Card, Decode
 from bodyloop.models.registry import find_card
@@ -27,16 +34,18 @@ from bodyloop.nn.small import SmallPose
 from bodyloop.nn.topdown import TopDown
 from bodyloop.pose.estimator import PoseModel
 from bodyloop.pose.inference import PoseOptions
-from bodyloop.skeletons import load_skeleton, skeleton_by_name
+from bodyloop.skeletons import COCO, Skeleton, load_skeleton, skeleton_by_name
 from bodyloop.train import device_warp
 from bodyloop.train.config import PoseConfig
 from bodyloop.train.optimiser import freeze
 from bodyloop.train.overfit import judge_samples
 from bodyloop.train.pose_data import PoseSamples
 from bodyloop.train.pose_losses import Batch, Distilled, Doubled, Heatmaps, Own, PoseLoss, Published, Shared
+from bodyloop.train.release import unproven
 from bodyloop.train.starts import load_start
 
 RESAMPLES = 50  # of intervals that a curve does not need
+PROBABILITIES = ("probability", "double")  # heads whose maps can be judged as such
 
 
 class PoseTask:
@@ -44,21 +53,22 @@ class PoseTask:
 
     def __init__(self, config: PoseConfig) -> None:
         self.config = config
-        self.card = card_for(config)
-        root = Path(os.path.expandvars(config.data))
+        card = card_for(config)
+        assert card.skeleton is not None  # of every pose card
         # who learns samples by heart is asked for them
-        self.validation = root / config.validation if config.validation and not config.overfit else None
-        if self.validation is not None and not self.validation.is_file():
-            raise FileError(
-                f"{self.validation}: no such file to evaluate on; name one by validation=, or none by validation=''"
-            )
-        assert self.card.skeleton is not None  # of every pose card
-        p = self.card.preprocess
-        self.samples = PoseSamples(config, self.card.skeleton, p)
+        self.photos = None if config.overfit else _validation(config, card.skeleton)
+        p = card.preprocess
+        self.samples = PoseSamples(config, card.skeleton, p)
         torch.manual_seed(config.seed)  # of the layers that start from nothing
-        self.network = _network(self.card, config)
-        self.loss = _loss(config, self.card, self.network)
+        self.network = _network(card, config)
+        self.loss = _loss(config, card, self.network)
         self.mean, self.std = torch.tensor(p.mean), torch.tensor(p.std)
+        self.card = replace(
+            card,
+            parameters=sum(x.numel() for x in self.network.parameters()),
+            training_data=tuple(self.samples.people),
+            starts_from="" if config.start == "none" else Path(config.start).name,
+        )
 
     @property
     def model(self) -> nn.Module:
@@ -82,43 +92,33 @@ class PoseTask:
     # ---- evaluation ------------------------------------------------------------------------------------------
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """``bodyloop eval pose`` on the validation file: whole photos, then cropped ones; no flip test.
+        """The numbers of ``bodyloop eval pose`` and ``eval calibration`` on the validation file, without flip test.
 
+        On whole photos, then (``_cropped``) on photos cut so that people leave them, if the model knows presence.
         While overfitting the samples themselves are judged (`bodyloop.train.overfit`).
         """
-        from bodyloop.eval.pose import evaluate_pose_model
-        from bodyloop.eval.pose_report import PoseSet
-
         if self.config.overfit:
             rng = np.random.default_rng(0)  # nothing is drawn
             fixed = [self.samples.sample(r, rng) for r in self.samples.draw(0, self.config.overfit)]
             return judge_samples(self.pose_model(model), fixed)
-        if self.validation is None:
+        if self.photos is None:
             return {}
-        report = evaluate_pose_model(
-            self.pose_model(model),
-            self.validation,
-            flip=False,
-            scoring="presence" if "presence" in self.card.outputs else "keypoints",
-            resamples=RESAMPLES,
-            limit=self.config.evaluate_samples or None,
-        )
-        figures: dict[str, float] = {}
-
-        def add(s: PoseSet, suffix: str) -> None:
-            for name, part in (("AP", s.oks), ("Ex_AP", s.extended)):
-                value = None if part is None else part.numbers["AP"]
-                if value is not None:
-                    figures[f"{name}{suffix}"] = round(value, 4)
-            if s.pck is not None:
-                figures[f"PCK{suffix}"] = round(s.intervals["PCK"].value, 4)
-            if s.presence is not None and s.presence.auroc is not None:
-                figures[f"presence_auroc{suffix}"] = round(s.presence.auroc, 4)
-                figures[f"presence_ece{suffix}"] = round(s.presence.reliability[10].ece, 4)
-
-        for s in report.sets:
-            add(s, "_cropped" if s.cropped else "")
+        asked = self.pose_model(model)
+        judged = self._judged(asked, self.photos)
+        figures = _figures(judged)
+        if "presence" in self.card.outputs and not judged.cropped and self._cropped.document["images"]:
+            figures |= {f"{k}_cropped": v for k, v in _figures(self._judged(asked, self._cropped)).items()}
         return figures | {"score": figures.get("AP", figures.get("PCK", 0.0))}
+
+    @cached_property
+    def _cropped(self) -> PhotoSet:
+        assert self.photos is not None
+        return self.photos.cropped(build(self.photos.document))
+
+    def _judged(self, model: PoseModel, photos: PhotoSet) -> PoseSet:
+        found = predict_boxed(model, photos, flip=False, maps=self.card.head in PROBABILITIES)
+        scoring: Scoring = "presence" if "presence" in self.card.outputs else "keypoints"
+        return judge_set(photos, found, scoring=scoring, resamples=RESAMPLES)
 
     def pose_model(self, model: nn.Module) -> PoseModel:
         """A network of this task as users have it (a copy: the engine changes precision)."""
@@ -131,13 +131,67 @@ class PoseTask:
         return PoseModel(engine, self.card, options=PoseOptions(batch_size=32))
 
 
+def _validation(config: PoseConfig, skeleton: Skeleton) -> PhotoSet | None:
+    """The photos to evaluate on; what would stop the first evaluation is said before the first step.
+
+    Of COCO's keypoints only those that the model learns are kept: of some of them there is PCK, of all AP.
+
+    Raises:
+        FileError, InputError: they cannot be read, or show nobody. ConfigError: no keypoint that the model learns.
+    """
+    if not config.validation:
+        return None
+    path = Path(os.path.expandvars(config.data)) / config.validation
+    if not path.is_file():
+        raise FileError(
+            f"{path}: no such file to evaluate on; name one by validation=, or none by validation=''"
+        )
+    ((_, photos),) = posed_sets(path, None, "dev", config.evaluate_samples or None)
+    known = [i for i, name in enumerate(photos.names) if name in skeleton.keypoints]
+    if not known or not photos.persons():
+        raise ConfigError(
+            f"{path}: nobody with a keypoint that is learned ({', '.join(skeleton.keypoints[:4])}, ...) to evaluate on"
+        )
+    photos.photo(photos.document["images"][photos.persons()[0][0]])
+    return _only(photos, known) if photos.names == COCO.keypoints and len(known) < len(COCO) else photos
+
+
+def _only(photos: PhotoSet, kept: Sequence[int]) -> PhotoSet:
+    """The photos with some of their keypoints."""
+    names = tuple(photos.names[i] for i in kept)
+    rows = [
+        {**a, "keypoints": [v for i in kept for v in a["keypoints"][3 * i : 3 * i + 3]]}
+        for a in photos.document["annotations"]
+    ]
+    categories = [{**c, "keypoints": list(names), "skeleton": []} for c in photos.document["categories"]]
+    return replace(
+        photos, names=names, document={**photos.document, "annotations": rows, "categories": categories}
+    )
+
+
+def _figures(s: PoseSet) -> dict[str, float]:
+    """What a curve is made of."""
+    found: dict[str, float | None] = {
+        "AP": None if s.oks is None else s.oks.numbers["AP"],
+        "Ex_AP": None if s.extended is None else s.extended.numbers["AP"],
+        "PCK": None if s.pck is None or s.cropped else s.intervals["PCK"].value,
+        "map_error": None if s.found.maps is None else s.found.maps.calibration.error,
+    }
+    for name, report in (("presence", s.presence), ("visibility", s.visibility)):
+        if report is not None:
+            found |= {f"{name}_auroc": report.auroc, f"{name}_ece": report.reliability[10].ece}
+    if s.keypoint_quality is not None and s.keypoint_quality.reliability is not None:
+        found["quality_ece"] = s.keypoint_quality.reliability.ece
+    return {k: round(v, 4) for k, v in found.items() if v is not None and math.isfinite(v)}
+
+
 def card_for(config: PoseConfig) -> Card:
     """The card of the model to be trained, with the recipe's keypoints and kind of maps.
 
     Raises:
         ConfigError: the loss does not fit the model's maps.
     """
-    card = find_card(config.model).uncalibrated()
+    card = unproven(find_card(config.model))
     if card.kind != "pose" or card.decode is None:
         raise ConfigError(f"model {config.model!r} is a {card.kind}, not a pose model")
     if config.skeleton:

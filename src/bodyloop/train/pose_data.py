@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from bodyloop.data import augment
 from bodyloop.data.copypaste import Donors, random_paste
+from bodyloop.data.labels import digest_of
 from bodyloop.data.persons import PersonSet
 from bodyloop.data.sample import CroppedSample, Sample, cut
 from bodyloop.errors import ConfigError
@@ -21,6 +23,8 @@ from bodyloop.skeletons import Skeleton
 from bodyloop.train import device_warp
 from bodyloop.train.config import PoseConfig
 from bodyloop.train.mixture import Mixture, parse_sources
+
+log = logging.getLogger(__name__)
 
 Rng = np.random.Generator
 Ref = tuple[int, ...]
@@ -67,11 +71,17 @@ class PoseSamples:
             for name, s in zip(shares, self.sets, strict=True)
         ]
         self.mixture = Mixture([len(s) for s in self.sets], list(shares.values()), config.seed)
+        self.people = [f"{name}: {len(s)} people" for name, s in zip(shares, self.sets, strict=True)]
+        _tell(self.people, self.sets, skeleton)
+        self._detections = [root / d for d in detections.values()]
         self.donors = Donors(self.sets if config.paste else ())
 
     @property
     def digests(self) -> Mapping[str, str]:
-        return {str(s.path): s.digest for s in self.sets}
+        return {
+            **{str(s.path): s.digest for s in self.sets},
+            **{str(d): digest_of([d]) for d in self._detections},
+        }
 
     def batches_per_epoch(self, size: int) -> int:
         return self.mixture.batches_per_epoch(size)
@@ -140,6 +150,21 @@ class PoseSamples:
             "area": torch.tensor([s.area for s in samples], dtype=torch.float32),
             "knows_hidden": torch.tensor([s.knows_hidden for s in samples]),
         }
+
+
+def _tell(people: Sequence[str], sets: Sequence[PersonSet], skeleton: Skeleton) -> None:
+    """Who will be learned from, and keypoints that only labels or only the model know."""
+    log.info("learning from %s", ", ".join(people))
+    for s in sets:
+        if s.left_out:
+            log.warning(
+                "%s: %s are labelled, but not learned: %s has no keypoints of these names (see skeleton)",
+                s.path, ", ".join(s.left_out), skeleton.name,
+            )  # fmt: skip
+    taught = np.any([(s.keypoints[..., 2] > 0).any(axis=0) for s in sets], axis=0)
+    if not taught.all():
+        never = [k for k, known in zip(skeleton.keypoints, taught, strict=True) if not known]
+        log.warning("nobody labels %s: nothing teaches the model where they are", ", ".join(never))
 
 
 def source_file(root: Path, name: str) -> Path:

@@ -8,6 +8,7 @@ skeletons have it. A file whose backbone does not fit is refused: it is of anoth
 from __future__ import annotations
 
 import logging
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,17 +33,20 @@ _BARE = re.compile(
 )  # an encoder alone, as MAE and timm save it
 
 
-def load_start(network: nn.Module, start: str, skeleton: Skeleton | None = None) -> None:
+def load_start(
+    network: nn.Module, start: str, skeleton: Skeleton | None = None, *, partly: bool = False
+) -> None:
     """Fill a network from the averaged weights of a run (``.pt`` with them), a weight file, or a model by name.
 
     Args:
-        skeleton: of the network's keypoints; without it everything must fit.
+        skeleton: of the network's keypoints; without it everything must fit,
+        partly: or, of a network without keypoints, all of the backbone.
 
     Raises:
         FileError: it cannot be read. ModelError: it is of another network; the tensors are named.
     """
     state, theirs = _read(start)
-    if skeleton is None:
+    if skeleton is None and not partly:
         load_into(network, state, where=start)
         return
     if isinstance(network, TopDown):
@@ -54,7 +58,7 @@ def load_start(network: nn.Module, start: str, skeleton: Skeleton | None = None)
     taken: dict[str, torch.Tensor] = {}
     for name, target in own.items():
         value = state.get(name)
-        fitted = None if value is None else _by_name(value, target, skeleton, theirs or skeleton)
+        fitted = None if value is None else _fitted(value, target, skeleton, theirs)
         if fitted is not None:
             taken[name] = fitted
     lacking = [k for k in own if k.startswith("backbone.") and k not in taken]
@@ -67,9 +71,18 @@ def load_start(network: nn.Module, start: str, skeleton: Skeleton | None = None)
     fresh = sorted({".".join(k.split(".")[:2]) for k in own if k not in taken})
     if fresh:
         log.warning("%s has nothing for %s: these start anew", start, ", ".join(fresh))
-    if theirs is not None and theirs.keypoints != skeleton.keypoints:
+    if skeleton is not None and theirs is not None and theirs.keypoints != skeleton.keypoints:
         new = [k for k in skeleton.keypoints if k not in theirs.keypoints]
         log.warning("%s does not know %s: these start anew", start, ", ".join(new) or "nothing new")
+
+
+def _fitted(
+    value: npt.NDArray[np.generic], target: torch.Tensor, own: Skeleton | None, theirs: Skeleton | None
+) -> torch.Tensor | None:
+    if own is not None:
+        return _by_name(value, target, own, theirs or own)
+    array = torch.from_numpy(np.array(value, np.float32))
+    return array if array.shape == target.shape else None
 
 
 def _by_name(
@@ -132,6 +145,6 @@ def run_average(path: Path) -> tuple[Mapping[str, npt.NDArray[np.float32]], int]
         weights, step = state["average"], int(state["step"])
     except FileNotFoundError as e:
         raise FileError(f"{path}: no such checkpoint; has the training reached one yet?") from e
-    except (OSError, KeyError, EOFError, RuntimeError, TypeError, ValueError):
+    except (OSError, KeyError, EOFError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError):
         return None
     return {k: v.float().numpy() for k, v in weights.items() if v.dtype.is_floating_point}, step
