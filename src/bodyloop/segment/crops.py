@@ -211,7 +211,7 @@ def cut_out(pixels: Pixels, crop: Crop) -> Pixels:
     matrix = crop.matrix[0].astype(np.float64)
     shrink = int(min(crop.scale[0] / np.array(crop.size)))
     if shrink >= 2:
-        x1, y1, x2, y2 = _rectangle(crop, (pixels.shape[1], pixels.shape[0]))
+        x1, y1, x2, y2 = _rectangle(crop, (pixels.shape[1], pixels.shape[0]), 2 * shrink)
         if x1 >= x2 or y1 >= y2:
             return np.zeros((crop.size[1], crop.size[0], 3), np.uint8)
         target = -(-(x2 - x1) // shrink), -(-(y2 - y1) // shrink)
@@ -257,14 +257,11 @@ def pasted(logits: Floats, crop: Crop, size: tuple[int, int]) -> tuple[int, int,
     return x1, y1, np.asarray(drawn, np.float32) > 0
 
 
-def _rectangle(crop: Crop, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The pixels of a picture that one window touches, x1 y1 x2 y2, half open."""
+def _rectangle(crop: Crop, size: tuple[int, int], margin: int) -> tuple[int, int, int, int]:
+    """The pixels of a picture around one window, x1 y1 x2 y2, half open."""
     x1, y1, x2, y2 = crop.windows[0].astype(np.float64).tolist()
-    limit = lambda v, n: int(min(max(v, 0), n))  # noqa: E731
-    return (
-        limit(np.floor(x1) - 1, size[0]), limit(np.floor(y1) - 1, size[1]),
-        limit(np.ceil(x2) + 2, size[0]), limit(np.ceil(y2) + 2, size[1]),
-    )  # fmt: skip
+    left, top = max(int(np.floor(x1)) - margin, 0), max(int(np.floor(y1)) - margin, 0)
+    return left, top, min(int(np.ceil(x2)) + margin, size[0]), min(int(np.ceil(y2)) + margin, size[1])
 
 
 def _figures(people: People, crop: Crop) -> Floats:
