@@ -31,7 +31,8 @@ class Parity:
         keep_old_masks: people of earlier passes keep pixels that a later mask has won.
         empty_prompts: a person without a valid keypoint is sent to the segmenter with no point at all.
         false_crowd_is_zero: ``crowd_iou`` None means 0: everybody who overlaps is a crowd.
-        remove_whole_groups: pose NMS may leave nobody of a group, as a removed pose goes on removing others.
+        remove_whole_groups: somebody whom pose NMS removed goes on removing others, so that of people who look
+            alike perhaps nobody is left.
         run_all_passes: a pass that finds nothing new does not end the loop.
         face_of_first_neighbour: of several people's keypoints as negative points, only the first one's nose and
             eyes are thinned out to one.
