@@ -19,7 +19,8 @@ from bodyloop.masks import Masks
 from bodyloop.people import People
 from bodyloop.roles import Prompt
 from bodyloop.skeletons import BODY_19
-from tests.parity_loop.players import SIZE, posed
+from tests.loop.scene import person
+from tests.parity_loop.players import SIZE
 
 LINE = np.float32([[0, 0], [10, 0], [20, 0], [30, 0], [40, 0]])
 ONES = np.ones(5, np.float32)
@@ -82,13 +83,6 @@ class TestSelect:
 
     def test_nobody(self) -> None:
         assert all(chosen(m, rank=np.zeros(5)) == [] for m in SELECTIONS)
-
-
-def person(x: float = 50, seen: float = 0.9, box: Any = None) -> People:
-    """Seventeen keypoints in a column at ``x``, 5 px apart from y 10 on, the lower the surer."""
-    y = 10 + 5.0 * np.arange(17)
-    k = np.stack([np.full(17, x), y, np.linspace(0.6, 0.99, 17)], axis=1)
-    return posed([[x - 20, 5, x + 20, 100]] if box is None else [box], [k], np.full((1, 17), seen))
 
 
 def prompt(choice: Choice) -> Prompt:
