@@ -95,13 +95,13 @@ class MaskedPeople:
     def _clipped(self, xywh: Floats) -> Floats:
         limit = np.stack([s[self._image] for s in self._sizes], axis=1)
         corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-        return np.clip(corners, 0, np.tile(limit, 2))
+        return np.asarray(np.clip(corners, 0, np.tile(limit, 2)), np.float64)
 
     def _named(self, document: dict[str, Any], where: str) -> Floats:
         """(M, K, 3) keypoints of all rows; flag 0 for those that a row or the set does not have."""
         out = np.zeros((len(self._rows), len(self.skeleton), 3))
         categories = records_of(document, "categories", str(self.path))
-        names = next((c["keypoints"] for c in categories if c.get("keypoints")), [])
+        names: list[str] = next((c["keypoints"] for c in categories if c.get("keypoints")), [])
         having = [i for i, r in enumerate(self._rows) if names and r.get("keypoints")]
         if having:
             flat = numbers([self._rows[i] for i in having], "keypoints", where, (3 * len(names),))

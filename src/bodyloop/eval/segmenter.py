@@ -117,8 +117,8 @@ def evaluate_segmenter(
         answer = segmenter.segment(segmenter.encode([image])[0], prompts)
         seconds += time.perf_counter() - began
         filled = Masks.from_bitmaps([_filled(b, image.size) for b in people.boxes[rows]], image.size)
-        each = (_paired(m, truth) for m in (answer.masks, filled, first))
-        parts.append((*each, answer.scores.astype(np.float64)))
+        drawn, box, given = (_paired(m, truth) for m in (answer.masks, filled, first))
+        parts.append((drawn, box, given, answer.scores.astype(np.float64)))
         if progress is not None:
             progress(done + 1, len(groups))
     ious, boxes, masks, scores = (np.concatenate(p) for p in zip(*parts, strict=True))

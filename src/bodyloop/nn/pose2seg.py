@@ -118,7 +118,7 @@ class Score(nn.Module):
         under = (features * share).mean(dim=(2, 3)) / (share.mean(dim=(2, 3)) + 1e-4)
         seen = self.norm(torch.cat([under, context.mean(dim=(2, 3))], dim=1))
         known = torch.stack([logit, torch.log(area + 1e-3), area], dim=1)
-        more = self.out(F.relu6(self.hidden(torch.cat([seen, known], dim=1))))
+        more: Tensor = self.out(F.relu6(self.hidden(torch.cat([seen, known], dim=1))))
         return logit + more[:, 0]
 
 

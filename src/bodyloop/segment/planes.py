@@ -139,11 +139,11 @@ def limbs(
     lines = [
         (min(b[i], b[j]), a[i], a[j]) for a, b in zip(at, bright, strict=True) for i, j in skeleton.links
     ]
-    dots = [(int(v), a, a) for row, b in zip(at, bright, strict=True) for v, a in zip(b, row, strict=True)]
-    for value, a, b in sorted((*lines, *dots), key=lambda drawn: drawn[0]):  # the surest on top
+    ends = [(int(v), a, a) for row, b in zip(at, bright, strict=True) for v, a in zip(b, row, strict=True)]
+    for value, a, b in sorted((*lines, *ends), key=lambda drawn: drawn[0]):  # the surest on top
         if value > 0:
             cv2.line(canvas, a, b, int(value), thickness=2, shift=4)
-    out: Floats = canvas.astype(np.float32) / 255
+    out: Floats = canvas.astype(np.float32) / np.float32(255)
     return out
 
 

@@ -37,7 +37,6 @@ from bodyloop.train.optimiser import freeze
 from bodyloop.train.pose2seg_data import MAPS, NOTHING, POINTS, UNNAMED, Pose2SegSamples
 from bodyloop.train.starts import load_start
 
-MAP_SIZE = (48, 64)  # of maps that are made from labels
 RESAMPLES = 100  # of intervals that a curve does not need
 
 
@@ -68,7 +67,7 @@ class Pose2SegTask:
             threads=config.threads if onnx and config.device == "cpu" else None,
             options=PoseOptions(flip=False, maps=True),
         )
-        p = self.card.preprocess
+        p, self.map_size = self.card.preprocess, self.pose.card.preprocess.map_size or (48, 64)
         self.samples = Pose2SegSamples(config, self.pose.skeleton, p, self.pose.card.preprocess)
         torch.manual_seed(config.seed)
         self.network = Pose2Seg()
@@ -119,13 +118,13 @@ class Pose2SegTask:
         """(B, 13, h, w): the planes of a batch, with those that come from maps."""
         b = {k: v.cpu().numpy() for k, v in batch.items() if k not in ("crop", "target")}
         size, skeleton = self.card.preprocess.size, self.pose.skeleton
-        asked = b["predicted"] & (b["mode"] != NOTHING)
-        sure = np.zeros((len(asked), len(skeleton), MAP_SIZE[1], MAP_SIZE[0]), np.float32)
+        asked = np.asarray(b["predicted"] & (b["mode"] != NOTHING), np.bool_)
+        sure = np.zeros((len(asked), len(skeleton), *self.map_size[::-1]), np.float32)
         if asked.any():
             sure[asked] = planes.certainty(self._maps(b["pose_crop"][asked]))
-        sure[~asked] = planes.certainty(_drawn(b["points"][~asked], b["spread"][~asked]))
+        sure[~asked] = planes.certainty(_drawn(b["points"][~asked], b["spread"][~asked], self.map_size))
         sure[np.isnan(b["points"]).any(axis=-1)] = 0
-        out: npt.NDArray[np.float32] = b["planes"]
+        out: npt.NDArray[np.float32] = b["planes"].copy()
         named = b["mode"] == MAPS
         out[named, :MAPPED] = planes.map_planes(sure[named], skeleton, size)
         plane = out[:, PLANES.index("points")]
@@ -146,9 +145,14 @@ class Pose2SegTask:
     # ---- evaluation ---------------------------------------------------------------------------------------------
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Mean IoU on the validation file by pose and box, then with a first mask, too; ``score`` is the former."""
+        """Mean IoU on the validation file by pose and box, then with a first mask, too; ``score`` is the former.
+
+        While overfitting that of the samples themselves.
+        """
         from bodyloop.eval.segmenter import PROMPT, evaluate_segmenter
 
+        if self.config.overfit:
+            return self._judge_fixed(model)
         if self.validation is None:
             return {}
         segmenter, limit = self.segmenter(model), self.config.evaluate_samples or None
@@ -161,6 +165,14 @@ class Pose2SegTask:
             figures[f"score_error{name}"] = round(report.score_error, 4)
         return figures | {"score": figures["IoU"]}
 
+    @torch.no_grad()
+    def _judge_fixed(self, model: nn.Module) -> dict[str, float]:
+        """Mean IoU of the samples that are learned by heart, in the window."""
+        c, refs = self.config, self.samples.draw(0, self.config.overfit)
+        fixed = [self.samples.sample(r, np.random.Generator(np.random.PCG64([c.seed, *r]))) for r in refs]
+        terms = self.losses(model, self.samples.collate(fixed), lambda x: x)
+        return {"IoU": float(terms["_iou"]), "score": float(terms["_iou"])}
+
     def segmenter(self, model: nn.Module) -> CropSegmenter:
         """A network of this task as users have it (a copy: the engine changes precision)."""
         dtype: Literal["bf16", "fp32"] = "bf16" if self.config.precision == "bf16" else "fp32"
@@ -169,13 +181,15 @@ class Pose2SegTask:
         return CropSegmenter.from_card(engine, self.card)
 
 
-def _drawn(points: npt.NDArray[np.float64], spread: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    """(B, K, 64, 48) round maps of mass 1 at points (B, K, 2) in shares of the window; 0 where they are NaN.
+def _drawn(
+    points: npt.NDArray[np.float64], spread: npt.NDArray[np.float64], size: tuple[int, int]
+) -> npt.NDArray[np.float32]:
+    """(B, K, h, w) round maps of mass 1 at points (B, K, 2) in shares of the window; 0 where they are NaN.
 
     Points outside the window spread what is left of them along its side, as a model's maps do.
     """
-    w, h = MAP_SIZE
-    known = np.isfinite(points).all(axis=-1)
+    w, h = size
+    known = np.asarray(np.isfinite(points).all(axis=-1), np.bool_)
     at = np.clip(np.where(known[..., None], points, 0.0), -0.05, 1.05) * (w - 1, h - 1)
     cells = spread * w
     x = np.exp(-((np.arange(w) - at[..., :1]) ** 2) / (2 * cells[..., None] ** 2))

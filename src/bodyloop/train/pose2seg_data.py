@@ -114,14 +114,12 @@ class Pose2SegSamples:
         return self.mixture.draw(n, size)
 
     def sample(self, ref: tuple[int, ...], rng: Rng) -> Told:
-        """One random training crop; not augmented while overfitting, and nothing is spoiled."""
+        """One random training crop."""
         source, index = ref
         scene = scene_of(self.sets[source], index)
-        if rng.random() < self.config.paste and not self.config.overfit:
+        if rng.random() < self.config.paste:
             scene = self._with_another(scene, rng)
-        box, turn = scene.box, 0.0
-        if not self.config.overfit:
-            box, turn = self._as_detected(scene.box, rng)
+        box, turn = self._as_detected(scene.box, rng)
         return self._told(scene, box, turn, rng)
 
     def _with_another(self, scene: Scene, rng: Rng) -> Scene:
@@ -178,14 +176,14 @@ class Pose2SegSamples:
 
     def _told(self, scene: Scene, box: Floats, turn: float, rng: Rng) -> Told:
         c, p = self.config, self.preprocess
-        flip = bool(rng.random() < c.flip) and not c.overfit
+        flip = bool(rng.random() < c.flip)
         crop = Crop.from_boxes(box, size=p.size, map_size=p.size, padding=p.padding, rotation=turn)
         pose = Crop.from_boxes(box, size=self.pose.size, padding=self.pose.padding, rotation=turn)
-        dyed = rng.random() < PHOTOMETRIC_SHARE and bool(c.photometric) and not c.overfit
+        dyed = rng.random() < PHOTOMETRIC_SHARE and c.photometric > 0
         colours = colour_table(rng, c.photometric) if dyed else None
         target, beside = (_through(m, crop) for m in (scene.mask, scene.others_mask))
         out = self._evidence(scene, crop, box, target, beside, rng)
-        mode = MAPS if c.overfit else int(rng.choice(4, p=MODES))
+        mode = int(rng.choice(4, p=MODES))
         labelled = bool((scene.keypoints[:, 2] > 0).any())
         predicted = bool(rng.random() < c.predicted) or not labelled
         points = self._points(scene, crop, predicted, rng)
@@ -253,15 +251,10 @@ class Pose2SegSamples:
             other = scene.others[int(rng.integers(len(scene.others)))]
             swapped = which & (other[:, 2] > 0)
             at[swapped] = other[swapped, :2]
-        out = crop.to_crop(at[None])[0] / (np.array(crop.size) - 1)
-        gone = rng.random(len(k)) < 0.03 if predicted else lost | (k[:, 2] == 0)
-        if predicted:
-            out[:] = 0.5  # not looked at
-        if not self.config.overfit:
-            out[gone] = np.nan
-        elif not predicted:
-            out[k[:, 2] == 0] = np.nan
-        return out
+        if predicted:  # of the points only NaN counts
+            return np.where(rng.random((len(k), 1)) < LOST / 2, np.nan, np.full((len(k), 2), 0.5))
+        at[lost | (k[:, 2] == 0)] = np.nan
+        return np.asarray(crop.to_crop(at[None])[0] / (np.array(crop.size) - 1), np.float64)
 
     def collate(self, samples: Sequence[Told]) -> dict[str, Tensor]:
         """Fields of `Told` by name, stacked; colours last."""
