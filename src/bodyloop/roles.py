@@ -21,6 +21,7 @@ from bodyloop.people import People
 
 if TYPE_CHECKING:
     from bodyloop.maps import ProbabilityMaps
+    from bodyloop.skeletons import Skeleton
 
 
 @runtime_checkable
@@ -62,6 +63,7 @@ class Prompt:
         mask: a Masks of one person as a first guess, or None.
         maps: the person's probability maps (of one person), or None.
         neighbours: other people that are not to be covered, or None.
+        skeleton: whose keypoints the maps are of, or None.
     """
 
     points: npt.NDArray[np.float32]
@@ -70,6 +72,7 @@ class Prompt:
     mask: Masks | None = None
     maps: ProbabilityMaps | None = None
     neighbours: People | None = None
+    skeleton: Skeleton | None = None
 
     def __post_init__(self) -> None:
         try:

@@ -162,6 +162,7 @@ def _prompt(people: People, i: int, first: Masks, known: Sequence[Known]) -> Pro
         mask=first if "mask" in known and first.present[0] else None,
         maps=people.maps[i] if "maps" in known and people.maps is not None else None,
         neighbours=people[others] if "neighbours" in known and others.any() else None,
+        skeleton=people.skeleton,
     )
 
 

@@ -263,7 +263,7 @@ def _with_extras(choices: list[Choice], people: People, context: People, config:
         near = _neighbours(context, i) if config.prompt_neighbours else None
         mask = mask if mask is not None and mask.present[0] else None
         names = [n for n, v in (("mask", mask), ("maps", maps), ("neighbours", near)) if v is not None]
-        prompt = replace(c.prompt, mask=mask, maps=maps, neighbours=near)
+        prompt = replace(c.prompt, mask=mask, maps=maps, neighbours=near, skeleton=people.skeleton)
         out.append(replace(c, prompt=prompt, why=", ".join([c.why, *names])))
     return out
 

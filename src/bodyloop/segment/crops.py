@@ -51,8 +51,8 @@ class CropSegmenter:
         engine: takes crops (B, h, w, 3) uint8 RGB and prompts (B, 13, h / 4, w / 4) float32; gives masks (B, h, w)
             logits and scores (B,).
         preprocess, segmentation: of the model's card.
-        skeleton: of maps whose keypoints a prompt does not name, if it has as many; those of a prompt's neighbours
-            come first. Maps that nobody names still say where the person is.
+        skeleton: of maps whose keypoints a prompt does not name, if it has as many. Maps that nobody names still
+            say where the person is.
         batch: largest number of people in one call of the engine.
 
     Raises:
@@ -196,8 +196,7 @@ class CropSegmenter:
 
     def _names(self, prompt: Prompt, k: int) -> Skeleton | None:
         """Whose keypoints ``k`` maps are."""
-        beside = None if prompt.neighbours is None else prompt.neighbours.skeleton
-        known = [s for s in (beside, self.skeleton) if s is not None and len(s) == k]
+        known = [s for s in (prompt.skeleton, self.skeleton) if s is not None and len(s) == k]
         return known[0] if known else None
 
 
