@@ -33,7 +33,7 @@ from bodyloop.models.keymaps import (
     recognise,
     strip_prefix,
 )
-from bodyloop.models.keymaps_rtmdet import canonical_rtmdet, classes_of, recognise_rtmdet
+from bodyloop.models.keymaps_rtmdet import canonical_rtmdet, classes_of, distinct, recognise_rtmdet
 from bodyloop.models.keymaps_sam import canonical_sam, recognise_sam
 from bodyloop.models.unpickle import PickledArray, Tensor, read_torch
 
@@ -450,7 +450,8 @@ def convert(
     state = prepare(checkpoint, card, expected=expected)
     origin = dict(zip(SOURCE_KEYS, (source.name, sha256_of(source)), strict=True))
     save_safetensors(target, state, card, origin)
-    parameters = count_parameters({n: v.shape for n, v in state.items()})
+    once = distinct(state, card.architecture) if card.kind == "detector" else state
+    parameters = count_parameters({n: v.shape for n, v in once.items()})
     log.info("%s: %d tensors of %s written to %s", source, len(state), card.name, target)
     return Converted(source, target, card, len(state), parameters)
 

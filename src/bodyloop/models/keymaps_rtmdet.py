@@ -26,7 +26,7 @@ def recognise_rtmdet(state: Mapping[str, Array]) -> str | None:
     stem = state.get(_STEM)
     if _CLASSES not in state:
         return None
-    size = "n" if _SMALL in state else None if stem is None else _STEMS.get(len(stem))
+    size = "n" if _SMALL in state else _STEMS.get(0 if stem is None or not stem.ndim else len(stem))
     kind = "rtmdet-ins-" if "bbox_head.rtm_kernel.0.weight" in state else "rtmdet-"
     return None if size is None else kind + size
 
@@ -56,6 +56,11 @@ def canonical_rtmdet(state: Mapping[str, Array], architecture: str, names: Itera
         if name not in out and twin is not None:
             out[name] = state[twin]
     return out
+
+
+def distinct(state: Mapping[str, Array], architecture: str) -> StateDict:
+    """Every tensor once, under one of its names."""
+    return {_one_name(n, architecture): v for n, v in state.items()}
 
 
 def _one_name(name: str, architecture: str) -> str:
