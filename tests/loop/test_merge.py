@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -108,6 +108,7 @@ class TestNms:
         assert pose_nms(oks, strength, 0.8) == {1: Lost(0, 0.95)}
         assert sorted(pose_nms(oks, strength, 0.8, whole_groups=True)) == [1, 2]  # its row stays
 
+    @settings(max_examples=50, deadline=None)
     @given(
         oks=hnp.arrays(np.float64, (6, 6), elements=st.floats(0, 1)),
         strength=hnp.arrays(np.int64, 6, elements=st.integers(0, 3)),
@@ -126,6 +127,7 @@ class TestNms:
 
 
 class TestExclusive:
+    @settings(max_examples=50, deadline=None)
     @given(
         bitmaps=hnp.arrays(bool, (4, 5, 6)),
         scores=hnp.arrays(np.float64, 4, elements=st.sampled_from([0.2, 0.5, 0.9])),

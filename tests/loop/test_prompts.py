@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -71,6 +71,7 @@ class TestSelect:
         assert sorted(order) == [0, 1, 2, 3, 4]
 
     @pytest.mark.parametrize("method", SELECTIONS)
+    @settings(max_examples=50, deadline=None)
     @given(
         rank=hnp.arrays(np.float32, 5, elements=st.floats(0, 1, width=32)),
         sure=hnp.arrays(np.float32, 5, elements=st.floats(0, 1, width=32)),
