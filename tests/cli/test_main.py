@@ -13,7 +13,8 @@ from tests.cli.conftest import call, run
 
 COMMANDS = [
     (), ("predict",), ("demo",), ("models",), ("convert",), ("export",), ("train",), ("doctor",), ("eval",),
-    ("eval", "pose"), ("eval", "detector"), ("eval", "calibration"), ("eval", "boxes"), ("eval", "masks"),
+    ("eval", "pose"), ("eval", "detector"), ("eval", "segmenter"), ("eval", "calibration"), ("eval", "boxes"),
+    ("eval", "masks"),
     ("eval", "keypoints"), ("eval", "presence"), ("calibrate",), ("cropcoco", "build"), ("cropcoco", "check"),
     ("cropcoco", "get"), ("data", "check"), ("data", "convert"), ("data", "masks"), ("data", "show"), ("data", "rank"),
 ]  # fmt: skip

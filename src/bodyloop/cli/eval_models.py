@@ -203,6 +203,59 @@ def detector(
         say("\n\n".join(r.table() for r in reports))
 
 
+def segmenter(
+    data: Data,
+    model: Annotated[
+        str, typer.Option("--model", "-m", metavar="NAME|FILE", help="The segmenter.")
+    ] = "pose2seg-n",
+    card: CardName = None,
+    pose_model: Annotated[
+        str, typer.Option("--pose", metavar="NAME|FILE", help="The pose model that prompts it.")
+    ] = "pmpose-n",
+    known: Annotated[
+        str,
+        typer.Option(
+            "--prompt", metavar="WORDS", help="What a prompt holds, of box,points,maps,neighbours,mask."
+        ),
+    ] = "box,points,maps,neighbours",
+    split: Split = "dev",
+    limit: Limit = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Judge a segmenter on photos of people with masks: mean IoU with its 95 % interval, prompted by their own poses.
+
+    Poses are of the labelled boxes; "mask" is the true mask as a small detector would draw it. Counted are people in
+    boxes of more than 32 x 32 px.
+    """
+    from bodyloop.api import load_pose, load_segmenter
+    from bodyloop.cli._batch import threads_for
+    from bodyloop.eval.photos import find_sets
+    from bodyloop.eval.segmenter import evaluate_segmenter, words
+    from bodyloop.models.registry import resolve
+    from bodyloop.pose.inference import PoseOptions
+
+    told = threads_for(resolve(model, card)[1], threads)
+    judged = load_segmenter(model, card=card, device=device, threads=told)
+    told = threads_for(resolve(pose_model)[1], threads)
+    options = PoseOptions(flip=False, maps=True)
+    poses = load_pose(pose_model, device=device, threads=told, detector=None, options=options)
+    reports = []
+    for path in find_sets(data, split):
+        with progress(str(path)) as tell:
+            reports.append(
+                evaluate_segmenter(
+                    judged, poses, path, known=words(known), limit=limit, seed=seed, progress=tell
+                )
+            )
+    if as_json:
+        put_json(reports[0].to_json() if len(reports) == 1 else [r.to_json() for r in reports])
+    else:
+        say("\n\n".join(r.table() for r in reports))
+
+
 COMMANDS: tuple[Command, ...] = (
     (
         pose,
@@ -220,4 +273,11 @@ COMMANDS: tuple[Command, ...] = (
         ),
     ),
     (detector, ("bodyloop eval detector --data data/coco/dev.json --limit 100",)),
+    (
+        segmenter,
+        (
+            "bodyloop eval segmenter --data data/coco",
+            "bodyloop eval segmenter --data data/coco --prompt box,points,maps,neighbours,mask",
+        ),
+    ),
 )

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -76,6 +76,19 @@ class SegmenterReport:
         return "\n".join([head, *lines, f"{'score off by':14} {self.score_error:.4f}"])
 
 
+def words(text: str) -> tuple[Known, ...]:
+    """What prompts hold, from words with commas between them.
+
+    Raises:
+        InputError: an unknown word, or none.
+    """
+    known = tuple(w.strip() for w in text.split(",") if w.strip())
+    unknown = [w for w in known if w not in get_args(Known)]
+    if unknown or not known:
+        raise InputError(f"prompts hold some of {', '.join(get_args(Known))}; got {text!r}")
+    return cast(tuple[Known, ...], known)
+
+
 def evaluate_segmenter(
     segmenter: Segmenter,
     pose: PoseEstimator,
@@ -99,11 +112,7 @@ def evaluate_segmenter(
     Raises:
         InputError, FileError: as `MaskedPeople`; an unknown or no word in ``known``.
     """
-    unknown = [k for k in known if k not in (*PROMPT, "mask")]
-    if unknown or not known:
-        raise InputError(
-            f"prompts hold some of {', '.join((*PROMPT, 'mask'))}; got {', '.join(known) or 'nothing'}"
-        )
+    known = words(",".join(known))
     people = MaskedPeople(path, least_area=least_area)
     groups = people.by_image()[:limit]
     parts: list[tuple[Floats, Floats, Floats, Floats]] = []
