@@ -16,6 +16,7 @@ from bodyloop.geometry import as_boxes
 from bodyloop.images import Image
 from bodyloop.people import People
 from bodyloop.roles import Encoded, MaskResult
+from bodyloop.skeletons import Skeleton
 
 T = TypeVar("T")
 
@@ -68,11 +69,14 @@ def sound(people: People, image: Image, role: str) -> People:
     return people.replace(boxes=checked, scores=scores, source=image.source)
 
 
-def posed(answer: Sequence[People], asked: People, image: Image) -> People:
+def posed(answer: Sequence[People], asked: People, image: Image, skeleton: Skeleton | None = None) -> People:
     """The people that were asked about, with keypoints.
 
+    Args:
+        skeleton: of those who are known already.
+
     Raises:
-        InputError: other people, another order, no keypoints, no skeleton.
+        InputError: other people, another order, no keypoints, no skeleton or another one.
     """
     role = "pose estimator"
     people = _people(answer, image, role)
@@ -84,6 +88,8 @@ def posed(answer: Sequence[People], asked: People, image: Image) -> People:
     if people.keypoints is None or people.skeleton is None:
         missing = "keypoints" if people.keypoints is None else "skeleton"
         raise InputError(f"{role}: its people have no {missing}; return people.replace({missing}=...)")
+    if skeleton is not None and people.skeleton != skeleton:
+        raise InputError(f"{role}: skeleton {people.skeleton.name}, before it was {skeleton.name}")
     return people.replace(
         source=image.source, boxes=asked.boxes, scores=asked.scores, masks=asked.masks,
         mask_scores=asked.mask_scores, provenance=asked.provenance,

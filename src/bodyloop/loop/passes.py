@@ -162,7 +162,8 @@ class OnePicture:
     def _pose(self, people: People) -> People:
         with self.watch.of("pose"):
             answer = self.roles.pose.estimate([self.image], [people])
-        return answers.posed(answer, people, self.image)
+        known = None if self.known is None else self.known.skeleton
+        return answers.posed(answer, people, self.image, known)
 
     def _thin_out(self, posed: People, number: int) -> tuple[People, Ints, Ints]:
         """Pose NMS over everybody: the new people with their histories, which of them stay, which known go."""
