@@ -1,170 +1,172 @@
-"""The detector's assigner and losses, worked by hand, and that a step of training helps."""
+"""The detector's task: samples from files, reproducible anywhere, and that boxes and masks are learned."""
 
 from __future__ import annotations
 
-import math
+import json
+import pickle
+from pathlib import Path
+from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from bodyloop.nn.rtmdet import decode, make_priors, rtmdet_n
-from bodyloop.train.detection import (
-    assign,
-    detection_losses,
-    giou,
-    inside_any,
-    normalise,
-    pairwise_iou,
-    quality_focal,
+from bodyloop.errors import ConfigError
+from bodyloop.nn.rtmdet_ins import rtmdet_ins
+from bodyloop.train.config import DetectorConfig, config_from
+from bodyloop.train.detection import DetectorSamples, DetectorTask
+from bodyloop.train.loop import batches
+
+SIDE = 96
+WEIGHTS = Path(__file__).resolve().parents[2] / "weights" / "rtmdet-n.safetensors"
+PEOPLE = [[(12, 12, 44, 84)], [(40, 20, 90, 50)], [(6, 30, 36, 90), (50, 10, 86, 80)], []]
+
+
+def write(root: Path, name: str, masked: bool = True) -> None:
+    """Pictures with striped ellipses as people; masks as polygons."""
+    folder = root / name / "images"
+    folder.mkdir(parents=True)
+    annotations: list[dict[str, Any]] = []
+    for i, boxes in enumerate(PEOPLE):
+        image = np.full((SIDE, SIDE, 3), 60, np.uint8)
+        for x1, y1, x2, y2 in boxes:
+            middle, axes = ((x1 + x2) // 2, (y1 + y2) // 2), ((x2 - x1) // 2, (y2 - y1) // 2)
+            cv2.ellipse(image, middle, axes, 0, 0, 360, (40, 90, 220), -1)
+            outline = cv2.ellipse2Poly(middle, axes, 0, 0, 360, 10).reshape(-1).tolist()
+            annotations.append(
+                {"id": len(annotations) + 1, "image_id": i, "category_id": 1, "iscrowd": 0,
+                 "bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1) * 0.785,
+                 "segmentation": [outline] if masked else []}
+            )  # fmt: skip
+        cv2.imwrite(str(folder / f"{i}.png"), image)
+    images = [{"id": i, "file_name": f"{i}.png", "width": SIDE, "height": SIDE} for i in range(len(PEOPLE))]
+    table = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}
+    (root / name / "train.json").write_text(json.dumps(table), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write(root, "masked")
+    write(root, "plain", masked=False)
+    return root
+
+
+def config(data: Path, **changes: Any) -> DetectorConfig:
+    table = {"task": "detector", "model": "rtmdet-ins-n", "data": str(data), "sources": ["masked", "plain"],
+             "size": SIDE, "size_high": SIDE, "test_size": SIDE, "batch": 4, "steps": 20, "precision": "fp32",
+             "fixed_stages": 0, "validation": "masked/train.json"}  # fmt: skip
+    made = config_from({**table, **changes})
+    assert isinstance(made, DetectorConfig)
+    return made
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k].nan_to_num(-1), b[k].nan_to_num(-1)) for k in a)
+
+
+def test_samples_follow_from_seed_and_number_alone(data: Path) -> None:
+    c = config(data, copy_paste=0.5, mask_out=0.5, mask_out_rough=0.5, size=64)
+    samples = DetectorSamples(c)
+    one = [parts[0] for parts, _ in batches(samples, c, 0, 4)]
+    travelled = pickle.loads(pickle.dumps(samples))  # as a worker gets them
+    two = [parts[0] for parts, _ in batches(travelled, c, 2, 4)]  # and a run that goes on
+    assert equal(one[2], two[0]) and equal(one[3], two[1])
+    assert not equal(one[0], one[1])
+    other = config(data, copy_paste=0.5, mask_out=0.5, mask_out_rough=0.5, size=64, seed=1)
+    assert not equal(one[0], next(iter(batches(DetectorSamples(other), other, 0, 1)))[0][0])
+
+
+def test_a_batch_keeps_masks_with_their_people(data: Path) -> None:
+    c = config(data, mosaic=0.0)
+    samples = DetectorSamples(c)
+    for parts, _ in batches(samples, c, 0, 3):
+        (b,) = parts
+        there = b["boxes"][..., 0].isfinite()
+        assert not b["masked"][~there].any()
+        assert not b["masked"][2:].any()  # the second source has none
+        assert torch.equal(b["masked"][:2], there[:2])
+        assert len(b["masks"]) == b["masked"].sum()
+        who = b["masked"]
+        for mask, box, centre in zip(b["masks"], b["boxes"][who], b["centres"][who], strict=True):
+            y, x = (mask.nonzero().float() * 4 + 2).T
+            assert x.min() >= box[0] - 4 and x.max() <= box[2] + 4
+            assert y.min() >= box[1] - 4 and y.max() <= box[3] + 4
+            assert (centre - torch.stack([x.mean(), y.mean()])).abs().max() < 3
+
+
+def test_the_closing_part_has_no_mosaic(data: Path) -> None:
+    c = config(data, mosaic=1.0, closing=0.25, closing_scale=0.5, scale_low=1.0, scale_high=1.0)
+    samples = DetectorSamples(c)
+    assert [samples.draw(n, 4)[0][3] for n in (0, 14, 15, 19)] == [0, 0, 1, 1]
+    rng = np.random.default_rng(0)
+    image = samples.sample((0, 3, SIDE, 1), rng).image  # nobody on it: a grey square of half the size
+    ys, xs = np.nonzero((image != 114).any(axis=-1))
+    assert np.ptp(ys) + 1 == np.ptp(xs) + 1 == SIDE // 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"model": "pmpose-n"}, "pmpose-n"),
+        ({"incomplete": ["other"]}, "'other' is not among the sources masked, plain"),
+        ({"size": 100}, "multiple of 32"),
+        ({"size": 128, "size_high": 96}, "at most size_high"),
+    ],
+    ids=["pose model", "unknown source", "odd size", "sizes"],
 )
-
-NOBODY = torch.zeros(0, 4)
-
-
-def boxes(*rows: tuple[float, float, float, float]) -> Tensor:
-    return torch.tensor(rows, dtype=torch.float32).reshape(-1, 4)
+def test_configurations_that_cannot_be(data: Path, changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        DetectorTask(config(data, **changes))
 
 
-def test_pairwise_iou_by_hand() -> None:
-    iou = pairwise_iou(boxes((0, 0, 2, 2), (0, 0, -1, 3)), boxes((1, 0, 3, 2), (0, 0, 2, 2), (5, 5, 6, 6)))
-    assert torch.allclose(iou, torch.tensor([[1 / 3, 1.0, 0.0], [0.0, 0.0, 0.0]]))
+def test_boxes_alone_are_trained_by_the_same_task(data: Path) -> None:
+    task = DetectorTask(config(data, model="rtmdet-n"))
+    ((batch,), _) = next(iter(batches(task.samples, task.config, 0, 1)))
+    terms = task.losses(task.model.train(), batch, lambda x: x)
+    assert set(terms) == {"class", "box", "_positives", "_iou"}
 
 
-def test_giou_by_hand() -> None:
-    a = boxes((0, 0, 2, 2), (0, 0, 1, 1), (0, 0, 2, 2))
-    b = boxes((0, 0, 2, 2), (2, 0, 3, 1), (1, 0, 3, 2))
-    # equal; apart: hull 3, union 2; overlapping: 2 of 6, hull 6
-    assert torch.allclose(giou(a, b), torch.tensor([1.0, -1 / 3, 1 / 3]))
+def test_a_published_size_starts_from_a_file_of_80_classes(data: Path, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    theirs = rtmdet_ins("tiny").state_dict()
+    torch.save({"state_dict": theirs}, tmp_path / "tiny.pth")
+    task = DetectorTask(config(data, model="rtmdet-ins-tiny", start=str(tmp_path / "tiny.pth")))
+    ours = task.model.state_dict()
+    for name in ("bbox_head.rtm_cls.1.weight", "bbox_head.rtm_cls.2.bias"):
+        assert len(ours[name]) == 1 and torch.equal(ours[name], theirs[name][:1])  # class 0 is the person
+    assert torch.equal(ours["bbox_head.rtm_kernel.0.weight"], theirs["bbox_head.rtm_kernel.0.weight"])
+    image = torch.tensor(
+        [[[[200, 100, 50]]]], dtype=torch.uint8
+    )  # red, green, blue: the network wants blue first
+    expected = (torch.tensor([50, 100, 200]) - torch.tensor([103.53, 116.28, 123.675])) / torch.tensor(
+        [57.375, 57.12, 58.395]
+    )
+    assert torch.allclose(task.normalise(image).flatten(), expected)
 
 
-def test_quality_focal_by_hand() -> None:
-    loss = quality_focal(torch.zeros(2), torch.tensor([0.0, 0.75]))
-    assert torch.allclose(loss, math.log(2) * torch.tensor([0.25, 0.0625]))
-
-
-def case(distance: float = 8.0) -> tuple[Tensor, Tensor, Tensor]:
-    """Priors of a 32 px picture (16, 4 and 1); every box reaches ``distance`` to all sides."""
-    points, strides = make_priors(32, 32)
-    return points, strides, decode(points, torch.full((len(points), 4), distance))
-
-
-class TestAssign:
-    def test_nobody(self) -> None:
-        points, strides, predicted = case()
-        owner, metric = assign(
-            points, strides, predicted, torch.zeros(21, 1), NOBODY, torch.zeros(0, dtype=torch.int64)
-        )
-        assert (owner == -1).all() and (metric == 0).all()
-
-    def test_person_between_the_priors(self) -> None:
-        points, strides, predicted = case()
-        owner, _ = assign(
-            points, strides, predicted, torch.zeros(21, 1), boxes((1, 1, 7, 7)), torch.tensor([0])
-        )
-        assert (owner == -1).all()
-
-    def test_by_hand(self) -> None:
-        # Person (4, 4, 20, 20), centre (12, 12). Strictly inside: stride 8 at 8 and 16 in x and y (four
-        # priors), stride 16 at (16, 16). Their boxes are 16 px squares about the prior, shifted by 4 in x and
-        # y against the person: intersection 12 x 12, IoU 144 / 368 = 0.391 for all five. Their sum 1.96 gives
-        # one positive. The stride-8 priors are sqrt(32) px = 0.707 strides from the centre, the stride-16 one
-        # 0.354 strides: it costs least.
-        points, strides, predicted = case()
-        truth, label = boxes((4, 4, 20, 20)), torch.tensor([0])
-        owner, metric = assign(points, strides, predicted, torch.zeros(21, 1), truth, label)
-        (positive,) = (owner >= 0).nonzero().flatten().tolist()
-        assert positive == 16 + 3
-        assert points[positive].tolist() == [16, 16] and strides[positive] == 16
-        assert metric[positive] == pytest.approx(144 / 368)
-        assert metric.sum() == metric[positive]
-
-    def test_a_fitting_score_wins(self) -> None:
-        # as above, but one stride-8 prior already says the right score and the others are sure of 1
-        points, strides, predicted = case()
-        logits = torch.full((21, 1), 8.0)
-        iou = 144 / 368
-        logits[5] = math.log(iou / (1 - iou))
-        owner, _ = assign(points, strides, predicted, logits, boxes((4, 4, 20, 20)), torch.tensor([0]))
-        assert (owner >= 0).nonzero().flatten().tolist() == [5]
-
-    def test_number_of_positives_is_the_sum_of_ious(self) -> None:
-        points, strides, _ = case()
-        truth = boxes((4, 4, 20, 20))
-        predicted = truth.expand(21, 4)  # every prior is right: five candidates, five positives
-        owner, metric = assign(points, strides, predicted, torch.zeros(21, 1), truth, torch.tensor([0]))
-        assert (owner >= 0).nonzero().flatten().tolist() == [5, 6, 9, 10, 19]
-        assert torch.allclose(metric[owner >= 0], torch.ones(5))
-
-    def test_a_contested_prior_goes_to_the_cheaper_person(self) -> None:
-        points, strides, _ = case()
-        truth = boxes((4, 4, 20, 20), (4, 4, 20, 28))
-        predicted = truth[:1].expand(21, 4)
-        owner, _ = assign(points, strides, predicted, torch.zeros(21, 1), truth, torch.tensor([0, 0]))
-        inside_first = [5, 6, 9, 10, 19]
-        assert (owner[inside_first] == 0).all()  # IoU 1 against 2/3
-
-    def test_classes_count(self) -> None:
-        # two equal persons of different classes: each is answered by the prior that names its class
-        points, strides, _ = case()
-        truth = boxes((4, 4, 20, 12), (4, 4, 20, 12))
-        predicted = decode(points, torch.full((21, 4), 5.0))
-        logits = torch.full((21, 2), -6.0)
-        logits[5, 0] = logits[6, 1] = 0.0
-        owner, _ = assign(points, strides, predicted, logits, truth, torch.tensor([1, 0]))
-        assert owner[5] == 1 and owner[6] == 0
-
-
-class TestLosses:
-    def test_empty_picture_pushes_scores_down(self) -> None:
-        logits = torch.zeros(1, 21, 1, requires_grad=True)
-        terms = detection_losses(logits, torch.ones(1, 21, 4), [NOBODY], [NOBODY], (32, 32))
-        assert terms["box"] == 0
-        # 21 priors at score 1/2: ln 2 / 4 each, divided by at least 1
-        assert terms["class"].item() == pytest.approx(21 * math.log(2) / 4)
-        terms["class"].backward()
-        assert logits.grad is not None and (logits.grad > 0).all()
-
-    def test_ignore_boxes_silence_background_only(self) -> None:
-        logits = torch.zeros(1, 21, 1, requires_grad=True)
-        truth = boxes((4, 4, 20, 20))
-        everything = boxes((0, 0, 32, 32))
-        terms = detection_losses(logits, torch.full((1, 21, 4), 8.0), [truth], [everything], (32, 32))
-        terms["class"].backward()
-        assert logits.grad is not None
-        assert logits.grad[0, :, 0].nonzero().flatten().tolist() == [19]
-
-    def test_inside_any_counts_the_border(self) -> None:
-        points = torch.tensor([[0.0, 0.0], [8.0, 8.0], [9.0, 4.0]])
-        assert inside_any(points, boxes((0, 0, 8, 8))).tolist() == [True, True, False]
-        assert inside_any(points, NOBODY).tolist() == [False] * 3
-
-    def test_both_terms_are_divided_by_the_sum_of_metrics(self) -> None:
-        # all priors say the person's box exactly: five positives of metric 1, GIoU loss 0
-        points, _ = make_priors(32, 32)
-        truth = boxes((4, 4, 20, 20))
-        distances = torch.cat([points - truth[:, :2], truth[:, 2:] - points], dim=1)[None]
-        shifted = (distances + torch.tensor([0.0, 0.0, 4.0, 0.0])).requires_grad_()
-        terms = detection_losses(torch.zeros(1, 21, 1), shifted, [truth], [NOBODY], (32, 32))
-        # boxes 20 x 16 against 16 x 16: IoU 0.8 = GIoU, loss 2 * 0.2 whatever the number of positives
-        assert terms["box"].item() == pytest.approx(0.4, rel=1e-5)
-        assert terms["_positives"] == 4  # int(5 * 0.8)
-
-
-def test_some_steps_lower_the_loss() -> None:
-    torch.manual_seed(0)
-    net = rtmdet_n().train()
-    images = torch.zeros(2, 96, 96, 3, dtype=torch.uint8)
-    images[0, 20:80, 30:60] = torch.tensor([200, 60, 40], dtype=torch.uint8)
-    images[1, 10:50, 40:90] = torch.tensor([40, 60, 200], dtype=torch.uint8)
-    truth = [boxes((30, 20, 60, 80)), boxes((40, 10, 90, 50))]
-    optimiser = torch.optim.AdamW(net.parameters(), lr=1e-3)
-    values = []
-    for _ in range(8):
-        terms = detection_losses(*net(normalise(images)), truth, [NOBODY] * 2, (96, 96))
-        total = terms["class"] + terms["box"]
+@pytest.mark.slow
+def test_boxes_and_masks_are_learned_by_heart(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    if not WEIGHTS.is_file():
+        pytest.skip(f"needs {WEIGHTS.name} of the repository to start from")
+    c = config(
+        data, sources=["masked"], start=str(WEIGHTS), overfit=4, mosaic=0.0, scale_low=1.0, scale_high=1.0
+    )
+    task = DetectorTask(c)
+    assert "bbox_head.mask_head" in caplog.text and "neck" not in caplog.text  # what starts anew
+    network = task.model.train()
+    optimiser = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=2e-3)
+    losses: list[dict[str, float]] = []
+    for (batch,), _ in batches(task.samples, c, 0, 60):
+        terms = task.losses(network, batch, lambda x: x)
         optimiser.zero_grad()
-        total.backward()
+        torch.stack([v for k, v in terms.items() if not k.startswith("_")]).sum().backward()
         optimiser.step()
-        values.append(total.item())
-    assert min(values[-2:]) < 0.8 * values[0]
+        losses.append({k: v.item() for k, v in terms.items()})
+    assert losses[-1]["mask"] < 0.3 * losses[0]["mask"]
+    assert losses[-1]["box"] < losses[0]["box"]
+    figures = task.evaluate(network)
+    assert figures["AP"] > 0.7
+    assert figures["mask_AP"] > 0.5
+    assert figures["score"] == pytest.approx((figures["AP"] + figures["mask_AP"]) / 2, abs=1e-4)

@@ -1,6 +1,6 @@
-"""A person detector judged from photographs: box AP with its interval, and speed.
+"""A person detector judged from photographs: box AP and, if it draws them, mask AP with intervals, and speed.
 
-The boxes can be saved and judged again by the evaluations of files.
+Boxes and masks can be saved and judged again by the evaluations of files.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from bodyloop.data.cropcoco_folder import make_folder
 from bodyloop.errors import InputError
 from bodyloop.eval import bootstrap as boot
 from bodyloop.eval.boxes import BoxReport, evaluate_boxes
+from bodyloop.eval.instance_masks import MaskReport, evaluate_masks
 from bodyloop.eval.photos import IMAGES_AT_ONCE, PhotoSet, Progress, stem_of, write_json
 from bodyloop.eval.protocols import rules
 from bodyloop.geometry import boxes_to_xywh
@@ -26,11 +27,13 @@ from bodyloop.roles import Detector
 
 @dataclass(frozen=True, eq=False)
 class DetectorReport:
-    """Boxes of a detector: AP with its interval, the twelve numbers, speed.
+    """Boxes and masks of a detector: AP with its interval, the twelve numbers, speed.
 
     Attributes:
         path: of the labels' file.
-        document: the labels that were judged against; results: the boxes as COCO results.
+        document: the labels that were judged against; results: the boxes as COCO results, with their masks if the
+            detector draws some.
+        mask_ap, masks: the same of the masks, if everybody has one in the labels, too.
     """
 
     model: str
@@ -42,13 +45,18 @@ class DetectorReport:
     seconds: float
     document: Mapping[str, Any]
     results: Sequence[Mapping[str, Any]]
+    mask_ap: boot.Interval | None = None
+    masks: MaskReport | None = None
 
     def to_json(self) -> dict[str, object]:
         """Plain json."""
-        return {
+        out = {
             "model": self.model, "data": self.origin, "AP": self.ap.to_json(), **self.report.to_json(),
             "images": self.images, "seconds": self.seconds,
         }  # fmt: skip
+        if self.masks is not None and self.mask_ap is not None:
+            out["masks"] = {"AP": self.mask_ap.to_json(), **self.masks.to_json()}
+        return out
 
     def table(self) -> str:
         """As text."""
@@ -56,7 +64,8 @@ class DetectorReport:
         head = (
             f"{self.model}\n\nbox AP {self.ap}  [{self.origin}, {self.images} images, {ms:.1f} ms an image]"
         )
-        return f"{head}\n{self.report.table()}"
+        boxes = f"{head}\n{self.report.table()}"
+        return boxes if self.masks is None else f"{boxes}\n\nmask AP {self.mask_ap}\n{self.masks.table()}"
 
     def save(self, folder: str | os.PathLike[str]) -> tuple[Path, Path]:
         """Write labels and boxes as COCO files, named by folder and file of the labels.
@@ -122,18 +131,37 @@ def evaluate_detector(
             if people.boxes is None or not len(people):
                 continue
             scores = people.scores if people.scores is not None else np.ones(len(people))
-            results += [
+            rows: list[dict[str, Any]] = [
                 {"image_id": record["id"], "category_id": person, "bbox": b.tolist(), "score": float(s)}
                 for b, s in zip(boxes_to_xywh(people.boxes), scores, strict=True)
             ]
+            if people.masks is not None:
+                for i, row in enumerate(rows):
+                    row["segmentation"] = people.masks.rle(i)
+            results += rows
         if progress is not None:
             progress(at + len(part), len(records))
     report = evaluate_boxes(document, results, protocol)
     weights = boot.draw(max(len(records), 1), np.random.default_rng(seed), resamples)
     ap = boot.interval(report.AP, boot.ap_samples(report.evidence, weights))
+    masks = _judged_masks(document, results, protocol)
+    mask_ap = None if masks is None else boot.interval(masks.AP, boot.ap_samples(masks.evidence, weights))
     return DetectorReport(
-        str(detector), photos.path, photos.origin, ap, report, len(records), seconds, document, results
-    )
+        str(detector), photos.path, photos.origin, ap, report, len(records), seconds, document, results,
+        mask_ap, masks,
+    )  # fmt: skip
+
+
+def _judged_masks(
+    document: Mapping[str, Any], results: Sequence[Mapping[str, Any]], protocol: str
+) -> MaskReport | None:
+    """Masks by the sizes of the masks; None if there are none, or not of everybody."""
+    if not results or "segmentation" not in results[0]:
+        return None
+    if not all(a.get("segmentation") for a in document["annotations"]):
+        return None
+    plain = [{k: v for k, v in row.items() if k != "bbox"} for row in results]
+    return evaluate_masks(document, plain, protocol)
 
 
 def _complete(image: Mapping[str, Any]) -> bool:

@@ -37,8 +37,8 @@ class TrainConfig:
         seed: of everything random.
         precision: "bf16" or "fp32". compile: by torch.compile.
         device: "cpu" or "cuda". threads: of torch on a CPU. workers: processes that prepare samples.
-        checkpoint_every, evaluate_every: steps. evaluate_epochs: if not 0, instead of evaluate_every: passes
-            through all samples. evaluate_samples: the first only (0: all).
+        checkpoint_every, evaluate_every: steps. evaluate_epochs: if not 0, instead of evaluate_every (but not
+            while overfitting): passes through all samples. evaluate_samples: the first only (0: all).
         overfit: train on this many fixed samples and judge on them (0: off), to find mistakes.
     """
 
@@ -167,9 +167,17 @@ class DetectorConfig(TrainConfig):
     """What a detector training needs beyond the loop.
 
     Attributes:
+        validation: COCO-layout file below ``data`` for evaluation; empty: none.
+        incomplete: sources whose photos show people without labels and do not say so: nobody there is background.
         size, size_high: sides of the square canvas, drawn per batch. test_size: of the evaluation.
-        mosaic: share of pictures made of four. scale_low, scale_high: of the photos.
-        fixed_stages, train_depthwise: what of the backbone stays as ImageNet made it.
+        mosaic: share of pictures made of four. scale_low, scale_high: of the photos, drawn log-uniformly; if
+            ``longest`` is not 0 relative to that longest side of a photo, drawn uniformly.
+        copy_paste: probability of somebody with a mask being pasted into a photo, drawn twice.
+        mask_out: probability that some of a photo's people are painted black and forgotten.
+        mask_out_rough: of each of them, with a mask as a segmenter would draw it (ours, like the next).
+        mask_out_all: that everybody who has a mask is painted then, not only some.
+        closing: share of the steps at the end without mosaic, scales times ``closing_scale``.
+        fixed_stages, train_depthwise: what of the small backbone stays as ImageNet made it.
     """
 
     task: str = "detector"
@@ -177,14 +185,67 @@ class DetectorConfig(TrainConfig):
     size: int = 320
     size_high: int = 416
     test_size: int = 416
+    validation: str = "coco/dev.json"
+    incomplete: tuple[str, ...] = ()
     mosaic: float = 0.5
     scale_low: float = 0.45
     scale_high: float = 1.4
+    longest: int = 0
+    copy_paste: float = 0.0
+    mask_out: float = 0.0
+    mask_out_rough: float = 0.0
+    mask_out_all: float = 0.0
+    closing: float = 0.0
+    closing_scale: float = 1.0
     fixed_stages: int = 2
     train_depthwise: bool = False
 
 
-TASKS: dict[str, type[TrainConfig]] = {"pose": PoseConfig, "detector": DetectorConfig}
+@dataclass(frozen=True)
+class Pose2SegConfig(TrainConfig):
+    """What the training of a pose-to-mask network needs beyond the loop; probabilities and amounts.
+
+    Attributes:
+        pose: model whose maps are learned from; predicted: share of the people that it is asked about, the others'
+            maps come from their labels. validation: COCO-layout file below ``data``; empty: none.
+        least_area: px^2 of a box that a person must exceed.
+        flip, paste, photometric: as of a pose training.
+        shift, scale, shift_share: standard deviations of the box (share of its sides, logarithm); how often.
+        rotate, rotate_share: degrees at most; how often.
+        box, mask, others: how often box, first mask and the people beside are known.
+        bce, dice, score: weights of the terms.
+        fixed_stages, train_depthwise: what of the backbone stays as it was.
+    """
+
+    task: str = "segmenter"
+    model: str = "pose2seg-n"
+    pose: str = "pmpose-n"
+    predicted: float = 0.5
+    validation: str = "coco/dev.json"
+    least_area: float = 400.0
+    flip: float = 0.5
+    paste: float = 0.35
+    photometric: float = 0.3
+    shift: float = 0.05
+    scale: float = 0.1
+    shift_share: float = 0.6
+    rotate: float = 30.0
+    rotate_share: float = 0.3
+    box: float = 0.85
+    mask: float = 0.5
+    others: float = 0.75
+    bce: float = 1.0
+    dice: float = 1.0
+    score: float = 0.3
+    fixed_stages: int = 2
+    train_depthwise: bool = False
+
+
+TASKS: dict[str, type[TrainConfig]] = {
+    "pose": PoseConfig,
+    "detector": DetectorConfig,
+    "segmenter": Pose2SegConfig,
+}
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:

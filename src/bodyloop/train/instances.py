@@ -131,8 +131,8 @@ def quality_focal(logits: Tensor, target: Tensor) -> Tensor:
 def dice(logits: Tensor, target: Tensor) -> Tensor:
     """Dice loss (N,) of mask logits (N, h, w) against masks (N, h, w) of 0 and 1."""
     p, t = logits.sigmoid().flatten(1), target.to(logits.dtype).flatten(1)
-    common = torch.linalg.vecdot(p, t)
-    return 1 - 2 * common / (torch.linalg.vecdot(p, p) + DICE_EPS + t.sum(dim=1) + DICE_EPS)
+    whole = (p * p).sum(dim=1) + DICE_EPS + t.sum(dim=1) + DICE_EPS
+    return 1 - 2 * (p * t).sum(dim=1) / whole
 
 
 def inside_any(points: Tensor, boxes: Tensor) -> Tensor:
@@ -219,5 +219,7 @@ def detection_losses(
     }
     if len(outputs) > 2:
         masked = each.mask.new_tensor(float(len(each.mask)))
-        terms["mask"] = each.mask.sum() / shared(masked).clamp(min=1.0)
+        # several processes must agree on what takes part, whether anybody has a mask or not
+        unused = 0 * (outputs[2].sum() + outputs[3].sum())
+        terms["mask"] = each.mask.sum() / shared(masked).clamp(min=1.0) + unused
     return terms

@@ -3,7 +3,8 @@
 Nothing is made for show: pixels and labels are those that the loop draws by the same seed. Where a batch is more
 than is asked for, every so many-th of it is shown, so that all its sources are there. Of a person's crop
 the labelled keypoints are drawn (filled: visible, ring: hidden, broken: outside the window; the sheet grows
-where they lie beyond the crop) and the box that the window was made from. A detector's canvas shows its boxes.
+where they lie beyond the crop) and the box that the window was made from. A detector's canvas shows boxes and
+masks.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from itertools import islice
 
 import numpy as np
 
-from bodyloop.data.detection import DetectionSample
+from bodyloop.data.detection import MASK_STRIDE, DetectionSample
 from bodyloop.drawing import Picture, contact_sheet, draw
 from bodyloop.errors import ConfigError
+from bodyloop.masks import Masks
 from bodyloop.people import People
 from bodyloop.skeletons import Skeleton
 from bodyloop.train.config import DetectorConfig, PoseConfig, TrainConfig
@@ -95,12 +97,16 @@ def _canvases(config: DetectorConfig, count: int) -> Iterator[tuple[Picture, str
     samples = DetectorSamples(config)
     names = list(parse_sources(config.sources))
     for n in count_from():
-        for (source, index, _), sample in samples_of(samples, config, n, _places(config.batch, count)):
+        for (source, index, *_), sample in samples_of(samples, config, n, _places(config.batch, count)):
             yield _canvas(sample), f"{names[source]}: {samples.photos[source][index].name}"
 
 
 def _canvas(sample: DetectionSample) -> Picture:
     h, w = sample.image.shape[:2]
-    boxes = np.concatenate([sample.boxes, sample.ignore]).astype(np.float32)
-    labels = ["person"] * len(sample.boxes) + ["ignored"] * len(sample.ignore)
-    return draw(sample.image, People((w, h), boxes=boxes), labels=labels)
+    p = sample.people
+    enlarged = iter(np.kron(p.masks, np.ones((1, MASK_STRIDE, MASK_STRIDE), bool)))
+    masks = [next(enlarged) if has else None for has in p.masked] + [None] * len(p.ignore)
+    boxes = np.concatenate([p.boxes, p.ignore]).astype(np.float32)
+    labels = ["person"] * len(p.boxes) + ["ignored"] * len(p.ignore)
+    people = People((w, h), boxes=boxes, masks=Masks.from_bitmaps(masks, (w, h)))
+    return draw(sample.image, people, boxes=True, labels=labels)

@@ -34,19 +34,20 @@ _BARE = re.compile(
 
 
 def load_start(
-    network: nn.Module, start: str, skeleton: Skeleton | None = None, *, partly: bool = False
+    network: nn.Module, start: str, skeleton: Skeleton | None = None, *, classes: str | None = None
 ) -> None:
     """Fill a network from the averaged weights of a run (``.pt`` with them), a weight file, or a model by name.
 
     Args:
         skeleton: of the network's keypoints; without it everything must fit,
-        partly: or, of a network without keypoints, all of the backbone.
+        classes: or, of a detector, all of the backbone. The beginning of the names whose rows are classes: a file
+            that tells more of them apart gives the first ones.
 
     Raises:
         FileError: it cannot be read. ModelError: it is of another network; the tensors are named.
     """
     state, theirs = _read(start)
-    if skeleton is None and not partly:
+    if skeleton is None and classes is None:
         load_into(network, state, where=start)
         return
     if isinstance(network, TopDown):
@@ -58,7 +59,12 @@ def load_start(
     taken: dict[str, torch.Tensor] = {}
     for name, target in own.items():
         value = state.get(name)
-        fitted = None if value is None else _fitted(value, target, skeleton, theirs)
+        if value is None:
+            continue
+        if skeleton is not None:
+            fitted = _by_name(value, target, skeleton, theirs or skeleton)
+        else:
+            fitted = _by_shape(value, target, cut=name.startswith(classes or ()))
         if fitted is not None:
             taken[name] = fitted
     lacking = [k for k in own if k.startswith("backbone.") and k not in taken]
@@ -76,12 +82,10 @@ def load_start(
         log.warning("%s does not know %s: these start anew", start, ", ".join(new) or "nothing new")
 
 
-def _fitted(
-    value: npt.NDArray[np.generic], target: torch.Tensor, own: Skeleton | None, theirs: Skeleton | None
-) -> torch.Tensor | None:
-    if own is not None:
-        return _by_name(value, target, own, theirs or own)
+def _by_shape(value: npt.NDArray[np.generic], target: torch.Tensor, cut: bool = False) -> torch.Tensor | None:
+    """A tensor of the file if it is of the network's shape; with ``cut`` its first rows if it has more."""
     array = torch.from_numpy(np.array(value, np.float32))
+    array = array[: len(target)] if cut else array
     return array if array.shape == target.shape else None
 
 
