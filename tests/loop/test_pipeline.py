@@ -366,7 +366,14 @@ class TestFieldsOfOurs:
         assert len(stage.result.passes[1].prompts) == 1
 
     def test_off_in_the_published_ones_on_in_ours(self) -> None:
-        ours = ("min_box_height", "skip_settled", "stop_when_settled", "score_consistency", "prefer_known")
+        ours = (
+            "min_box_height",
+            "skip_settled",
+            "stop_when_settled",
+            "score_consistency",
+            "prefer_known",
+            "unseen_by_box",
+        )
         for c in (BMP_D3, BMP_J1, BMP_V2):
             assert not any(getattr(c, f) for f in (*ours, "repose", "seconds", "consistency_choice"))
         assert all(getattr(BMP_N, f) for f in ours)
