@@ -203,13 +203,13 @@ def card_for(model: str) -> Card:
 def _network(card: Card, config: DetectorConfig) -> RTMDet:
     network = build_network(card)
     assert isinstance(network, RTMDet)
-    small = isinstance(network.backbone, EfficientNetLite0)
+    backbone = network.backbone
     if config.start == "imagenet":
-        if not small:
+        if not isinstance(backbone, EfficientNetLite0):
             raise ConfigError(
                 f"start: imagenet is for our small ones; give {card.name} a weight file, or none"
             )
-        network.backbone.load_imagenet()
+        backbone.load_imagenet()
     elif config.start != "none":
         load_start(network, config.start, classes="bbox_head.rtm_cls.")
     if isinstance(backbone, EfficientNetLite0):

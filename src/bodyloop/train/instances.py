@@ -132,7 +132,8 @@ def dice(logits: Tensor, target: Tensor) -> Tensor:
     """Dice loss (N,) of mask logits (N, h, w) against masks (N, h, w) of 0 and 1."""
     p, t = logits.sigmoid().flatten(1), target.to(logits.dtype).flatten(1)
     whole = (p * p).sum(dim=1) + DICE_EPS + t.sum(dim=1) + DICE_EPS
-    return 1 - 2 * (p * t).sum(dim=1) / whole
+    loss: Tensor = 1 - 2 * (p * t).sum(dim=1) / whole
+    return loss
 
 
 def inside_any(points: Tensor, boxes: Tensor) -> Tensor:
