@@ -79,6 +79,7 @@ class MaskedPeople:
         self._sizes = numbers(self.images, "width", where, ()), numbers(self.images, "height", where, ())
         self._boxes = self._clipped(numbers(self._rows, "bbox", where, (4,)))
         self._keypoints = self._named(document, where)
+        self._keypoints.flags.writeable = self._boxes.flags.writeable = False
         wh = self._boxes[:, 2:] - self._boxes[:, :2]
         fits = (wh > 0).all(axis=1) & (wh.prod(axis=1) > least_area)
         fits &= np.array([bool(r.get("segmentation")) for r in self._rows], bool)
@@ -143,7 +144,7 @@ class MaskedPeople:
         return Persons(self._boxes[rows], self._keypoints[rows], self._masks(rows, self._image[row]))
 
     def keypoints(self, index: int) -> Floats:
-        """(K, 3) x y flag of person ``index``."""
+        """(K, 3) x y flag of person ``index``; read-only."""
         return np.asarray(self._keypoints[self._kept[index]], np.float64)
 
     def by_image(self) -> list[Ints]:

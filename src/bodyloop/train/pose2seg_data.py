@@ -151,7 +151,7 @@ class Pose2SegSamples:
             return scene
         image = scene.pixels.copy()
         image[there][covers] = pixels[covers]
-        points = people.keypoints(i)
+        points = people.keypoints(i).copy()
         corner = np.flatnonzero(whole.any(axis=0))[0], np.flatnonzero(whole.any(axis=1))[0]
         points[:, :2] = (points[:, :2] - corner) * scale
         if mirrored:
