@@ -188,9 +188,7 @@ def _run(
     device: str,
 ) -> PipelineRun:
     """What a pipeline finds on the photos of a file."""
-    first, _, every = part.partition("/")
-    if not (first.isdecimal() and every.isdecimal()):
-        raise typer.BadParameter("expected I/N, for instance 1/4", param_hint="--part")
+    number = parted(part)
     from bodyloop.eval.photos import find_sets
     from bodyloop.eval.pipeline_run import open_photos, run_pipeline
 
@@ -202,7 +200,15 @@ def _run(
     photos = open_photos(path, images).first(limit)
     loop = load(pipeline, photos, roles, changes or (), device)
     with progress("photos") as tell:
-        return run_pipeline(loop, photos, folder=folder, part=(int(first), int(every)), progress=tell)
+        return run_pipeline(loop, photos, folder=folder, part=number, progress=tell)
+
+
+def parted(part: str) -> tuple[int, int]:
+    """I/N as two numbers."""
+    first, _, every = part.partition("/")
+    if not (first.isdecimal() and every.isdecimal()):
+        raise typer.BadParameter("expected I/N, for instance 1/4", param_hint="--part")
+    return int(first), int(every)
 
 
 def load(

@@ -9,6 +9,7 @@ from bodyloop.cli._eval import register
 from bodyloop.cli.eval_files import COMMANDS as FILES
 from bodyloop.cli.eval_models import COMMANDS as MODELS
 from bodyloop.cli.eval_pipeline import COMMANDS as PIPELINES
+from bodyloop.cli.eval_reproduce import COMMANDS as REPRODUCE
 
 NAME = "eval"
 EXAMPLE = example(
@@ -22,4 +23,4 @@ app = typer.Typer(
     epilog=EXAMPLE,
 )
 
-register(app, [*FILES, *MODELS, *PIPELINES])
+register(app, [*FILES, *MODELS, *PIPELINES, *REPRODUCE])
