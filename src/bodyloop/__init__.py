@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bodyloop.api import predict as predict
     from bodyloop.api import stream as stream
     from bodyloop.drawing import draw as draw
+    from bodyloop.drawing import draw_loop as draw_loop
     from bodyloop.errors import BodyloopError as BodyloopError
     from bodyloop.images import Image as Image
     from bodyloop.images import Source as Source
@@ -53,6 +54,7 @@ _HOME = {
     "load_pipeline": "api",
     "BodyLoop": "loop",
     "draw": "drawing",
+    "draw_loop": "drawing",
     "read": "images",
     "Image": "images",
     "Source": "images",

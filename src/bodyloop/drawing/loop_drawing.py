@@ -86,6 +86,26 @@ class LoopDrawing:
     chapters: tuple[Chapter, ...]
     style: Style
 
+    def show(self, pass_number: int, station: str, side: int | None = None) -> Picture:
+        """One station of one pass on the photo, whose longer side becomes ``side`` px (as it is, by default).
+
+        Args:
+            pass_number: from 1.
+            station: "seen", "found", "posed", "judged", "prompted", "refined" or "known".
+
+        Raises:
+            InputError: a pass that was not made, or no such station in it.
+        """
+        chapter = next((c for c in self.chapters if c.record.number == pass_number), None)
+        if chapter is None or station not in chapter.stations():
+            known = [] if chapter is None else chapter.stations()
+            where = f"pass {pass_number} of {len(self.chapters)}"
+            raise InputError(f"draw_loop: {where} has no {station!r}; it has {', '.join(known) or 'nothing'}")
+        longer = max(self.image.size)
+        return self._stage(whole("side", longer if side is None else side, MAX_SIDE) / longer).show(
+            chapter, station
+        )
+
     def sheet(self, cell: int = CELL) -> Picture:
         """The contact sheet: a row a pass, a picture of ``cell`` px (longer side) a station.
 
@@ -133,9 +153,10 @@ class LoopDrawing:
         if suffix in _STILL:
             return self.sheet(CELL if side is None else side).save(target)
         if suffix in _FADES:
+            moving = moving_path(target)
             longer = whole("side", _SIDE[suffix] if side is None else side, MAX_SIDE)
             frames, seconds = self._film(longer / max(self.image.size), _FADES[suffix])
-            return write_moving(frames, seconds, moving_path(target))
+            return write_moving(frames, seconds, moving)
         if suffix in REPLAY:
             text = self.html().encode()
             with atomic_write(target) as file:
@@ -146,7 +167,7 @@ class LoopDrawing:
 
     def _repr_png_(self) -> bytes:
         """What notebooks show."""
-        return self.sheet()._repr_png_()
+        return self.sheet(CELL // 2)._repr_png_()
 
     def _stage(self, scale: float) -> Stage:
         return Stage(self.image, scale, self.style)

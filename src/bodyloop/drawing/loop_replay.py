@@ -31,7 +31,7 @@ from bodyloop.drawing.style import Style
 from bodyloop.images import Image
 from bodyloop.loop.record import LoopResult
 from bodyloop.masks import Masks
-from bodyloop.people import People
+from bodyloop.people import Change, People
 from bodyloop.roles import Prompt
 
 MAX_PHOTO = 1600  # px of the photo's longer side in the page
@@ -107,6 +107,7 @@ class _Teller:
         self.poses: dict[str, int] = {}
         self.subjects: dict[Any, _Subject] = {}
         self.areas: dict[int, float] = {}  # of a person's mask as last told
+        self.told: dict[int, set[Change]] = {}  # what of a person's history has been told
         self.tolerance = max(0.6, max(image.size) / 1600)
 
     def tell(self, chapters: Sequence[Chapter]) -> dict[str, Any]:
@@ -167,6 +168,15 @@ class _Teller:
         numbers = chapter.found_numbers()
         return [self._double(chapter, row) if n is None else n for row, n in enumerate(numbers)]
 
+    def _said(self, people: People, row: int, n: int, what: str, pass_number: int | None = None) -> str:
+        """The last change of a kind in somebody's history, in words; it is not told again at the end."""
+        changes = () if people.provenance is None else people.provenance[row].changes
+        for change in reversed(changes):
+            if change.what == what and pass_number in (None, change.pass_number):
+                self.told.setdefault(n, set()).add(change)
+                return _words(change)
+        return what
+
     # what a station shows
 
     def _shown(self, chapter: Chapter, key: str) -> dict[str, Any]:
@@ -197,7 +207,8 @@ class _Teller:
                 person.found = p.number
                 _box_facts(person, p.detected, row)
                 score = person.facts.get("Box score")
-                person.history.append((p.number, "found" if score is None else f"found, box score {score}"))
+                said = self._said(p.detected, row, n, "found")
+                person.history.append((p.number, said if score is None else f"{said}, box score {score}"))
         return {
             "black": self._masks(chapter.numbers, p.masked_out),
             "masks": self._masks(keys, p.detected.masks),
@@ -222,7 +233,7 @@ class _Teller:
         for i, (n, prompt) in enumerate(zip(chapter.new, p.prompts, strict=True)):
             person = self._person(n)
             if prompt is None:
-                person.history.append((p.number, "not sent to the segmenter: keeps the detector's mask"))
+                person.history.append((p.number, "not sent to the segmenter"))
                 continue
             names = joints_at(prompt, p.refined[i])
             person.history.append((p.number, _asked(prompt, names)))
@@ -243,13 +254,14 @@ class _Teller:
         if masks is None:
             return shown
         for i, n in enumerate(chapter.new):
-            said = [f"mask of {_px(masks.areas[i])}"]
+            said = [_px(masks.areas[i])]
             if p.refined.mask_scores is not None and np.isfinite(p.refined.mask_scores[i]):
                 said.append(f"the segmenter's own score {p.refined.mask_scores[i]:.2f}")
             row = int(p.kept[i])
             if first is not None and first.present[row]:
                 said.append(f"IoU with the detector's {float(masks[i].iou(first[row])[0, 0]):.2f}")
-            self._person(n).history.append((p.number, ", ".join(said)))
+            drawn = self._said(p.refined, i, n, "mask", p.number)
+            self._person(n).history.append((p.number, f"{drawn}: {', '.join(said)}"))
             self.areas[n] = float(masks.areas[i])
         return shown
 
@@ -288,8 +300,8 @@ class _Teller:
             told = people.provenance[n]
             person.found = told.pass_number or person.found
             for change in told.changes:
-                said = legible(f"{change.what}: {change.why}" if change.why else change.what)
-                person.history.append((change.pass_number or person.found, said))
+                if change not in self.told.get(n, ()):
+                    person.history.append((change.pass_number or person.found, _words(change)))
             person.history.sort(key=lambda h: h[0])
 
     # shapes
@@ -383,6 +395,11 @@ def _asked(prompt: Prompt, names: Sequence[str]) -> str:
 
 def _short(numbers: Any) -> list[float]:
     return [round(float(v), 1) for v in numbers]
+
+
+def _words(change: Change) -> str:
+    """``mask drawn from 3 points``: a change as it is told."""
+    return legible(f"{change.what} {change.why}".strip())
 
 
 def _px(area: float) -> str:

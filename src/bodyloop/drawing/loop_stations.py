@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from bodyloop.drawing import palette, shapes
 from bodyloop.drawing.canvas import Canvas, Shape, Sheet
-from bodyloop.drawing.loop_story import Chapter
+from bodyloop.drawing.loop_story import Chapter, poses_of
 from bodyloop.drawing.picture import Picture
 from bodyloop.drawing.scene import draw
 from bodyloop.drawing.style import Style
@@ -23,8 +23,6 @@ from bodyloop.images import Image
 from bodyloop.masks import Masks
 from bodyloop.people import People
 from bodyloop.roles import Prompt
-
-_DRAWN = ("boxes", "keypoints", "map_scores", "quality", "presence", "visibility")  # what a drawing needs
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,8 +80,8 @@ class Stage:
         return self._draw(_numbered(chapter.record.posed, numbers), labels, skeleton=True, muted=gone)
 
     def _paint_judged(self, chapter: Chapter) -> Picture:
-        known = _numbered(_bare(chapter.known), chapter.numbers)
-        posed = _numbered(_bare(chapter.record.posed), chapter.found_numbers())
+        known = _numbered(poses_of(chapter.known), chapter.numbers)
+        posed = _numbered(poses_of(chapter.record.posed), chapter.found_numbers())
         labels = [_label(n) for n in (*chapter.numbers, *chapter.found_numbers())]
         muted = []
         for offset, dropped in ((0, chapter.lost), (len(known), chapter.doubles)):
@@ -105,7 +103,7 @@ class Stage:
                 prompt.mask if prompt is not None and prompt.mask is not None else Masks.empty(1, size)
             )
         unsent = [i for i, prompt in enumerate(p.prompts) if prompt is None]
-        asked = _numbered(_bare(p.refined), chapter.new).replace(boxes=boxes, masks=Masks.concat(masks))
+        asked = _numbered(poses_of(p.refined), chapter.new).replace(boxes=boxes, masks=Masks.concat(masks))
         pale = replace(self.style, mask_alpha=0.6 * self.style.mask_alpha, line=0.6 * self.style.line)
         labels = [f"{n}  not sent" if i in unsent else _label(n) for i, n in enumerate(chapter.new)]
         picture = self._draw(asked, labels, boxes=True, masks=True, muted=unsent, style=pale)
@@ -152,12 +150,6 @@ def _numbered(people: People, numbers: Sequence[int | None]) -> People:
     """The people in the colours of their numbers."""
     tracks = np.array([-1 if n is None else n for n in numbers], np.int64)
     return people.replace(track_ids=tracks)
-
-
-def _bare(people: People) -> People:
-    """Poses and boxes only, so that people of all passes can be joined."""
-    columns = {name: getattr(people, name) for name in _DRAWN}
-    return People(people.image_size, skeleton=people.skeleton, **columns)
 
 
 def _column(values: npt.NDArray[np.floating] | None, n: int) -> list[float]:

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from bodyloop.errors import InputError
+from bodyloop.loop.config import LoopConfig
+from bodyloop.loop.merge import pose_similarity
 from bodyloop.loop.record import LoopResult, Pass
-from bodyloop.oks import oks_between
 from bodyloop.people import People
 from bodyloop.roles import Prompt
 
@@ -34,6 +36,9 @@ ENDINGS = {
 }
 
 
+_POSE = ("boxes", "keypoints", "map_scores", "quality", "presence", "visibility")
+
+
 @dataclass(frozen=True)
 class Dropped:
     """Somebody whom pose NMS left out.
@@ -41,7 +46,7 @@ class Dropped:
     Attributes:
         row: in ``posed`` of the pass, or among the people known before it.
         like: number of the person in the nearest pose, None if there is none to compare with.
-        oks: how near, 0..1.
+        oks: how near, 0..1, as the loop measures it.
     """
 
     row: int
@@ -173,36 +178,37 @@ def _check(p: Pass, result: LoopResult, known: int) -> None:
 def _chapter(
     p: Pass, known: People, numbers: tuple[int, ...], new: tuple[int, ...], after: tuple[int, ...]
 ) -> Chapter:
-    kept = p.posed[p.kept.tolist()]
-    others = sorted(set(range(len(p.posed))) - set(p.kept.tolist()))
-    doubles = [Dropped(row, *_nearest(p.posed[row], [(known, numbers), (kept, new)])) for row in others]
-    lost = [Dropped(row, *_nearest(known[row], [(kept, new)])) for row in p.dropped_known.tolist()]
-    return Chapter(p, known, numbers, new, after, tuple(doubles), tuple(lost))
+    m, kept, gone = len(known), p.kept.tolist(), p.dropped_known.tolist()
+    others = sorted(set(range(len(p.posed))) - set(kept))
+    alike = _alike(known, p.posed)
+    stay = [*(i for i in range(m) if i not in gone), *(m + i for i in kept)]
+    names = [*(n for i, n in enumerate(numbers) if i not in gone), *new]
+
+    def nearest(row: int, i: int, behind: int) -> Dropped:
+        oks = alike[i, stay[behind:]]
+        if not oks.size or oks.max() <= 0:
+            return Dropped(row, None, 0.0)
+        return Dropped(row, names[behind + int(oks.argmax())], float(oks.max()))
+
+    doubles = tuple(nearest(row, m + row, 0) for row in others)
+    lost = tuple(nearest(row, row, m - len(gone)) for row in gone)  # only somebody new beats a known one
+    return Chapter(p, known, numbers, new, after, doubles, lost)
 
 
-def _nearest(one: People, groups: Sequence[tuple[People, Sequence[int]]]) -> tuple[int | None, float]:
-    """Number and OKS of the person in the nearest pose; area is the mean of both boxes', as in OKS-NMS."""
-    best: tuple[int | None, float] = (None, 0.0)
-    for people, numbers in groups:
-        if not len(people) or one.keypoints is None or people.keypoints is None or one.skeleton is None:
-            continue
-        both = np.isfinite(one.keypoints).all(-1) & np.isfinite(people.keypoints).all(-1)
-        area = (box_areas(one) + box_areas(people)) / 2
-        oks = oks_between(one.keypoints[0], people.keypoints, area, one.skeleton.sigmas, both)
-        oks = np.nan_to_num(oks)
-        if oks.max() > best[1]:
-            best = numbers[int(oks.argmax())], float(oks.max())
-    return best
+def _alike(known: People, posed: People) -> npt.NDArray[np.float64]:
+    """(N, N) OKS between everybody known and found, as the loop measures it, the larger of both directions."""
+    both = [poses_of(p) for p in (known, posed) if len(p)]
+    n = len(known) + len(posed)
+    if not both or any(p.boxes is None or p.keypoints is None or p.skeleton is None for p in both):
+        return np.zeros((n, n))
+    m, _ = pose_similarity(People.concat(both), LoopConfig())
+    return np.maximum(m, m.T)
 
 
-def box_areas(people: People) -> np.ndarray:
-    """(N,) px^2 of the boxes, of the keypoints' boxes where there are none."""
-    if people.boxes is not None:
-        sides = people.boxes[:, 2:].astype(np.float64) - people.boxes[:, :2]
-    else:
-        assert people.keypoints is not None
-        sides = np.ptp(np.nan_to_num(people.keypoints.astype(np.float64)), axis=1)
-    return np.asarray(sides.prod(axis=1))
+def poses_of(people: People) -> People:
+    """Poses and boxes only, so that people of all passes can be joined."""
+    columns = {name: getattr(people, name) for name in _POSE}
+    return People(people.image_size, skeleton=people.skeleton, **columns)
 
 
 def people_of(n: int) -> str:

@@ -72,28 +72,36 @@ def animate(
 
 
 def moving_path(path: str | os.PathLike[str]) -> Path:
-    """The path, if its ending is one that moving pictures can have.
+    """The path, if a moving picture can be written there.
 
     Raises:
         FileError: another ending.
+        MissingDependency: .mp4 without PyAV.
     """
     target = Path(path)
     if target.suffix.lower() not in MOVING:
         raise FileError(
             f"{target}: moving pictures are saved as {', '.join(MOVING)}; give one of these endings"
         )
+    if target.suffix.lower() == ".mp4":
+        try:
+            import av  # noqa: F401
+        except ImportError as e:
+            raise MissingDependency(
+                f"{target}: an .mp4 needs PyAV ({e}); pip install 'bodyloop[video]', or save a .gif"
+            ) from e
     return target
 
 
 def write_moving(
     frames: Sequence[Pixels], seconds: Sequence[float], target: Path, *, loop: bool = True
 ) -> Path:
-    """Write frames (H, W, 3) of one size, each shown so long, whole or not at all.
+    """Write frames (H, W, 3) of one size, each shown so long, whole or not at all; ``target`` by `moving_path`.
 
     Raises:
-        FileError, MissingDependency: as `animate`.
+        FileError: it cannot be written.
     """
-    if moving_path(target).suffix.lower() == ".mp4":
+    if target.suffix.lower() == ".mp4":
         write_whole(target, lambda f: _film(f, frames, seconds, target))
         return target
     times = [max(20, round(s * 100) * 10) for s in seconds]
@@ -109,12 +117,8 @@ def write_moving(
 
 
 def _film(file: IO[bytes], frames: Sequence[Pixels], seconds: Sequence[float], target: Path) -> None:
-    try:
-        import av
-    except ImportError as e:
-        raise MissingDependency(
-            f"{target}: an .mp4 needs PyAV ({e}); pip install 'bodyloop[video]', or save a .gif"
-        ) from e
+    import av
+
     name, options = next((c, o) for c, o in _CODECS if c in av.codecs_available)
     height, width = frames[0].shape[:2]
     try:
