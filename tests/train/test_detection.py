@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+import bodyloop
 from bodyloop.errors import ConfigError
 from bodyloop.nn.rtmdet_ins import rtmdet_ins
-from bodyloop.train.config import DetectorConfig, config_from
+from bodyloop.train.config import DetectorConfig, config_from, load_config
 from bodyloop.train.detection import DetectorSamples, DetectorTask
-from bodyloop.train.loop import batches
+from bodyloop.train.loop import batches, update_average
+from bodyloop.train.optimiser import learning_rate
 
 SIDE = 96
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights" / "rtmdet-n.safetensors"
@@ -104,6 +109,28 @@ def test_the_closing_part_has_no_mosaic(data: Path) -> None:
     image = samples.sample((0, 3, SIDE, 1), rng).image  # nobody on it: a grey square of half the size
     ys, xs = np.nonzero((image != 114).any(axis=-1))
     assert np.ptp(ys) + 1 == np.ptp(xs) + 1 == SIDE // 2
+
+
+def test_photos_without_people_can_be_left_out(data: Path) -> None:
+    assert [len(p) for p in DetectorSamples(config(data)).photos] == [4, 4]
+    assert [len(p) for p in DetectorSamples(config(data, people_only=True)).photos] == [3, 3]
+
+
+def test_the_published_schedule() -> None:
+    c = load_config(Path(bodyloop.__file__).parent / "configs" / "rtmdet-ins-l-mask.yaml")
+    rate = partial(learning_rate, config=c, steps=100_000, steps_per_epoch=333)
+    assert rate(0) == pytest.approx(0.002 * 1e-5)
+    assert rate(999) == rate(1000) == rate(50_000) == 0.002
+    assert rate(75_000) == pytest.approx(0.002 * (0.05 + 0.95 / 2))
+    assert rate(100_000) == pytest.approx(0.0001)
+    # the average's momentum at step n: (1 - 0.0002) exp(-(1 + n) / 2000) + 0.0002
+    for n in (0, 999, 20_000):
+        average, model = nn.Linear(1, 1), nn.Linear(1, 1)
+        for module, value in ((average, 0.0), (model, 1.0)):
+            nn.init.constant_(module.weight, value)
+        update_average(average, model, c.ema, n, c.ema_ramp)
+        momentum = (1 - 0.0002) * math.exp(-(1 + n) / 2000) + 0.0002
+        assert average.weight.item() == pytest.approx(momentum, rel=1e-5)
 
 
 @pytest.mark.parametrize(

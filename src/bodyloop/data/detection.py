@@ -212,7 +212,7 @@ def _photo(
             ignore.append(box)
         else:
             person.append(box)
-            outlines.append(a.get("segmentation") or None)
+            outlines.append(_outline(a.get("segmentation")))
     return Photo(
         name,
         folder / name,
@@ -223,6 +223,13 @@ def _photo(
         bool(image.get("complete", {}).get("boxes", complete)),
         tuple(outlines),
     )
+
+
+def _outline(segmentation: Any) -> Any:
+    """Polygons as arrays, which take an eighth of the memory; an RLE as it is; None for nothing."""
+    if isinstance(segmentation, list):
+        return [np.asarray(polygon, np.float64) for polygon in segmentation] or None
+    return segmentation or None
 
 
 def _boxes(rows: Sequence[Sequence[float]] | Boxes) -> Boxes:

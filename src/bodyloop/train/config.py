@@ -31,9 +31,11 @@ class TrainConfig:
         batch: samples per step, of all processes together. accumulate: parts it is worked in.
         steps: optimiser steps in all. epochs: if not 0, instead of steps: passes through all samples.
         lr: peak learning rate. schedule: "cosine" to ``final_lr`` times it, or "steps": times ``gamma`` at
-            each of the ``milestones`` (epochs). warmup: steps, linear from ``warmup_from`` times the peak.
+            each of the ``milestones`` (epochs). flat: share of the steps before the cosine begins.
+        warmup: steps, linear from ``warmup_from`` times the peak.
         backbone_lr: factor for the backbone; layer_decay: factor from block to block of it (1: none).
         weight_decay: of matrices and filters. clip: gradient norm. ema: decay of the averaged weights (0: none).
+        ema_ramp: if not 0, the decay rises by 1 - exp(-step / ramp), as RTMDet's does.
         seed: of everything random.
         precision: "bf16" or "fp32". compile: by torch.compile.
         device: "cpu" or "cuda". threads: of torch on a CPU. workers: processes that prepare samples.
@@ -55,6 +57,7 @@ class TrainConfig:
     lr: float = 1e-3
     schedule: str = "cosine"
     final_lr: float = 0.02
+    flat: float = 0.0
     milestones: tuple[int, ...] = (170, 200)
     gamma: float = 0.1
     warmup: int = 200
@@ -64,6 +67,7 @@ class TrainConfig:
     weight_decay: float = 0.05
     clip: float = 5.0
     ema: float = 0.998
+    ema_ramp: int = 0
     seed: int = 0
     precision: str = "bf16"
     compile: bool = False
@@ -169,6 +173,7 @@ class DetectorConfig(TrainConfig):
     Attributes:
         validation: COCO-layout file below ``data`` for evaluation; empty: none.
         incomplete: sources whose photos show people without labels and do not say so: nobody there is background.
+        people_only: leave out photos on which nobody is labelled.
         size, size_high: sides of the square canvas, drawn per batch. test_size: of the evaluation.
         mosaic: share of pictures made of four. scale_low, scale_high: of the photos, drawn log-uniformly; if
             ``longest`` is not 0 relative to that longest side of a photo, drawn uniformly.
@@ -187,6 +192,7 @@ class DetectorConfig(TrainConfig):
     test_size: int = 416
     validation: str = "coco/dev.json"
     incomplete: tuple[str, ...] = ()
+    people_only: bool = False
     mosaic: float = 0.5
     scale_low: float = 0.45
     scale_high: float = 1.4

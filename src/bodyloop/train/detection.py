@@ -60,7 +60,11 @@ class DetectorSamples:
             raise ConfigError(f"incomplete: {unknown[0]!r} is not among the sources {', '.join(shares)}")
         self.files = [source_file(self.root, name) for name in shares]
         self.photos = [
-            read_photos(f, complete=name not in config.incomplete)
+            [
+                p
+                for p in read_photos(f, complete=name not in config.incomplete)
+                if len(p.boxes) or not config.people_only
+            ]
             for f, name in zip(self.files, shares, strict=True)
         ]
         self.mixture = Mixture([len(p) for p in self.photos], list(shares.values()), config.seed)

@@ -109,7 +109,8 @@ def fit(
     accelerator = _start(config)
     device = accelerator.device
     per_epoch, steps = steps_per_epoch(task, config), total_steps(task, config)
-    evaluate_every = config.evaluate_epochs * per_epoch or config.evaluate_every
+    by_epochs = 0 if config.overfit else config.evaluate_epochs * per_epoch
+    evaluate_every = by_epochs or config.evaluate_every
     model = task.model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(model).eval().requires_grad_(False)
     groups = parameter_groups(model.named_parameters(), config, task.blocks)
@@ -151,7 +152,7 @@ def fit(
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
             if torch.isfinite(norm):
                 optimiser.step()
-            update_average(average, model, config.ema, step)
+            update_average(average, model, config.ema, step, config.ema_ramp)
             sums["_norm"] = sums.get("_norm", 0) + norm.detach()
             step += 1
             seen += 1
@@ -344,9 +345,9 @@ def forward(
 
 
 @torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+def update_average(average: nn.Module, model: nn.Module, decay: float, step: int, ramp: int = 0) -> None:
     """Exponential moving average of weights and buffers; the decay grows from 0 so that early weights fade."""
-    d = min(decay, (1 + step) / (10 + step))
+    d = decay * -math.expm1(-(1 + step) / ramp) if ramp else min(decay, (1 + step) / (10 + step))
     done: set[int] = set()
     for a, m in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
         if a.data_ptr() in done:  # a tensor that stands under several names is averaged once

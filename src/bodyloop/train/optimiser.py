@@ -75,7 +75,8 @@ def learning_rate(step: int, config: TrainConfig, steps: int, steps_per_epoch: i
         return config.lr * _warm(step, config) * float(config.gamma**passed)
     if step < config.warmup:
         return config.lr * _warm(step, config)
-    share = (step - config.warmup) / max(1, steps - config.warmup)
+    begin = max(config.warmup, round(config.flat * steps))
+    share = max(0, step - begin) / max(1, steps - begin)
     return config.lr * (config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * share)))
 
 
