@@ -63,8 +63,8 @@ class DoubleLoss:
 
     def targets(self, points: Tensor, flags: Tensor, in_image: Tensor | None = None) -> DoubleTargets:
         """Points (B, K, 2) crop px and COCO flags (B, K); ``in_image`` of an edge blackout, else the outer window."""
-        last = self.size - 1
-        grid = (torch.tensor(self.map_size, dtype=torch.float64) - 1) / last
+        last = self.size.to(points.device) - 1
+        grid = (torch.tensor(self.map_size, dtype=torch.float64, device=points.device) - 1) / last
         far = (points.double() - last / 2) / self.padding + last / 2
         inside = ((far >= 0) & (far <= last)).all(dim=-1)
         kept = inside if in_image is None else in_image & inside
@@ -90,14 +90,16 @@ class DoubleLoss:
     @torch.no_grad()
     def quality(self, out: Mapping[str, Tensor], targets: DoubleTargets) -> Tensor:
         """OKS (B, K) of the merged points, on the published quality's scale; 0 where nothing is known."""
-        near, _ = self.decoder(out["maps"])
-        far, _ = self.decoder(out["maps_outer"])
-        last = torch.tensor(self.map_size, dtype=torch.float64) - 1
+        device = out["maps"].device
+        decoder = self.decoder.to(device)
+        near, _ = decoder(out["maps"])
+        far, _ = decoder(out["maps_outer"])
+        last = torch.tensor(self.map_size, dtype=torch.float64, device=device) - 1
         home = (far.double() - last / 2) * self.padding + last / 2  # outer to inner map px
         inside = ((home >= 0) & (home <= last)).all(dim=-1, keepdim=True)
         merged = torch.where(inside, near.double(), home)
-        to_crop = (self.size - 1) / last
+        to_crop = (self.size.to(device) - 1) / last
         known = targets.annotated & targets.in_outer
         return true_quality(
-            merged * to_crop, targets.inner * to_crop, known, self.sigmas, self.map_size
+            merged * to_crop, targets.inner * to_crop, known, self.sigmas.to(device), self.map_size
         ).float()

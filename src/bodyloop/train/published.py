@@ -65,7 +65,8 @@ class PublishedLoss:
         """Points (B, K, 2) crop px anywhere and COCO flags (B, K) to targets. In window: 0 <= x < w, 0 <= y < h."""
         w, h = self.size
         # the codec divides by float32 factors
-        grid = torch.tensor([(w - 1) / (self.map_size[0] - 1), (h - 1) / (self.map_size[1] - 1)]).double()
+        steps = [(w - 1) / (self.map_size[0] - 1), (h - 1) / (self.map_size[1] - 1)]
+        grid = torch.tensor(steps, device=points.device).double()
         annotated = flags > 0
         maps, weights = oks_targets(
             points.double() / grid.float().double(),

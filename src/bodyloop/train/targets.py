@@ -39,7 +39,7 @@ def oks_targets(
         unit_peak: scale so that the best pixel has 1 (PMPose); else as it is (ProbPose).
     """
     dx, dy = _axes(points, map_size)
-    two_s = 2.0 * variances.to(points.dtype)[:, None]
+    two_s = 2.0 * variances.to(points)[:, None]
     column, row = torch.exp(-(dx**2) / two_s), torch.exp(-(dy**2) / two_s)
     maps = row[..., :, None] * column[..., None, :]
     peak = maps.amax(dim=(2, 3))
@@ -72,7 +72,7 @@ def udp_targets(
 def distribution_targets(points: Tensor, variances: Tensor, map_size: tuple[int, int] = (48, 64)) -> Tensor:
     """Gaussians that sum to 1 over the map, for points in or next to it: (B, K, h, w)."""
     dx, dy = _axes(points, map_size)
-    two_s = 2.0 * variances.to(points.dtype)[:, None]
+    two_s = 2.0 * variances.to(points)[:, None]
     column = torch.softmax(-(dx**2) / two_s, dim=-1)
     row = torch.softmax(-(dy**2) / two_s, dim=-1)
     return row[..., :, None] * column[..., None, :]
