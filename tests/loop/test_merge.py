@@ -67,17 +67,18 @@ class TestSimilarity:
         assert pose_similarity(People.concat([blind, inside]), LoopConfig())[0][0, 1] == 1
         assert strength.tolist() == [0, 17]
 
-    def test_or_its_box_alone(self) -> None:
-        """20 x 20 px in 60 x 100 px, and a twin of the box; what little is known of its keypoints is far away."""
-        blind, twin = (someone(dx, sure, (10, 10, 30, 30)) for dx, sure in ((300, 0.1), (0, 0.9)))
-        config = LoopConfig(unseen_by_box=True)
-        oks, strength = pose_similarity(People.concat([blind, someone(), twin]), config)
-        np.testing.assert_allclose(oks[0], [1, 400 / 6000, 1])
-        assert not pose_nms(oks[:2, :2], strength[:2], 0.8)
-        assert pose_nms(oks, strength, 0.8)[0] == Lost(2, 1.0)
-        close = People.concat([someone(300, 0.1), someone(50, box=(60, 5, 120, 105))])  # in its surroundings
-        assert sorted(pose_nms(*pose_similarity(close, LoopConfig()), 0.8)) == [0]
-        assert not pose_nms(*pose_similarity(close, config), 0.8)
+    def test_by_the_larger_one(self) -> None:
+        """A head beside the black: its box has 400 px, the person that it belongs to 6000; 3 px off."""
+        head, whole = someone(3, box=(10, 10, 30, 30)), someone()
+        sure = np.zeros((1, 17), np.float32)
+        sure[0, 0] = 0.9
+        both = People.concat([whole, head.replace(map_scores=sure)])
+        expected = {a: np.exp(-9 / (2 * 0.052**2 * a)) for a in (400, 6000)}
+        oks, strength = pose_similarity(both, LoopConfig())
+        np.testing.assert_allclose(oks[1, 0], expected[400], rtol=1e-5)
+        oks, strength = pose_similarity(both, LoopConfig(compare_larger=True))
+        np.testing.assert_allclose(oks[1, 0], expected[6000], rtol=1e-5)
+        assert sorted(pose_nms(oks, strength, 0.7)) == [1]
 
     def test_keypoints_that_are_nowhere_agree_with_nothing(self) -> None:
         gone = someone().replace(keypoints=np.full((1, 17, 2), np.nan, np.float32))

@@ -152,6 +152,17 @@ class TestGiven:
         assert result.people.extra["mine"].tolist() == [7] and result.people.scores is not None
         assert result.people.scores[0] == np.float32(0.4)
 
+    def test_given_people_stay(self) -> None:
+        """Twins without a sure keypoint, and somebody found later in the same pose with all of them."""
+        twins = [person(30, box=[9 + i, 5, 50, 100]) for i in range(2)]
+        blind = People.concat(twins).replace(map_scores=np.full((2, 17), 0.1))
+        for config in (PLAIN, PLAIN.changed(parity=Parity.published())):
+            poses = Poser(People.concat([blind, LEFT.replace(boxes=[[8, 5, 52, 100]])]))
+            detector = Finder([People(SIZE, boxes=[[8, 5, 52, 100]], scores=[0.9])])
+            result = BodyLoop(detector, poses, Discs(), config).run(PHOTO, blind.boxes)
+            assert result.people.boxes is not None and result.people.boxes[:2, 0].tolist() == [9, 10]
+            assert len(result.people) == 2 and result.dropped is not None and len(result.dropped) == 1
+
     def test_given_people_are_not_thinned_by_boxes(self) -> None:
         two = np.concatenate([LEFT.boxes, LEFT.boxes + np.float32(1)])  # type: ignore[list-item, operator]
         poses = Poser(People.concat([LEFT, person(130, box=two[1])]))
@@ -372,7 +383,7 @@ class TestFieldsOfOurs:
             "stop_when_settled",
             "score_consistency",
             "prefer_known",
-            "unseen_by_box",
+            "compare_larger",
         )
         for c in (BMP_D3, BMP_J1, BMP_V2):
             assert not any(getattr(c, f) for f in (*ours, "repose", "seconds", "consistency_choice"))

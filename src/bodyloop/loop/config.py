@@ -65,8 +65,9 @@ class LoopConfig:
         pose_nms: OKS above which one of two poses goes: the one with fewer valid keypoints.
         prefer_known: of somebody known and somebody new the new one goes, whatever their keypoints. What is
             found beside a blackened person is often a rest of it, with a worse box.
-        unseen_by_box: a person without a keypoint above ``confidence`` is compared by the IoU of its box. As
-            published it goes as soon as somebody else's keypoints lie in or around its box.
+        compare_larger: two poses are compared by the scale of the larger person. Of somebody who is known a head
+            or a leg may be left beside the black; its few sure keypoints are those of the known one, but for
+            a box so small they seem far off.
         confidence, visibility: a keypoint is *valid* above both; visibility also admits prompt points.
         selection: which keypoints become prompt points (`prompts.select`).
         positives, positives_if_crowd, negatives: how many points on the person, also if it overlaps another
@@ -97,7 +98,7 @@ class LoopConfig:
     detector_nms: float = 0.3
     pose_nms: float = 0.8
     prefer_known: bool = False
-    unseen_by_box: bool = False
+    compare_larger: bool = False
     confidence: float = 0.5
     visibility: float = 0.5
     selection: Selection = "k_most_visible"
@@ -194,7 +195,7 @@ BMP_J1 = LoopConfig(
 BMP_N = LoopConfig(
     "bmp-n",
     prefer_known=True,
-    unseen_by_box=True,
+    compare_larger=True,
     prompt_box=True,
     prompt_mask=True,
     prompt_maps=True,

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from bodyloop.geometry import iou
 from bodyloop.images import Image
 from bodyloop.loop.config import LoopConfig
 from bodyloop.loop.joints import Ints, compared, confidences
@@ -39,8 +38,8 @@ def pose_similarity(people: People, config: LoopConfig) -> tuple[Similarity, Int
     ``config.confidence``.
 
     Only the truth's keypoints above that confidence count. Without any, the others' keypoints are measured by
-    how far they lie outside its box, grown by its own size on every side, as COCO does; with
-    ``config.unseen_by_box`` it is the IoU of the boxes. The matrix is not symmetric: areas differ.
+    how far they lie outside its box, grown by its own size on every side, as COCO does. The matrix is not
+    symmetric: keypoints that count differ, and areas unless ``config.compare_larger``.
     """
     assert people.keypoints is not None and people.boxes is not None and people.skeleton is not None
     at = compared(people.skeleton)
@@ -53,13 +52,11 @@ def pose_similarity(people: People, config: LoopConfig) -> tuple[Similarity, Int
     if unseen.any():
         apart[unseen] = _beyond(points, boxes[unseen], config)
     squared = np.nan_to_num((apart**2).sum(axis=3), nan=np.inf)
-    areas = sides.prod(axis=1)[:, None, None]
-    each = kernel(squared, variances(people.skeleton.sigma_array[at]), areas)
+    own = sides.prod(axis=1)
+    areas = np.maximum(own[:, None], own) if config.compare_larger else own[:, None]
+    each = kernel(squared, variances(people.skeleton.sigma_array[at]), areas[..., None])
     counted = (sure | unseen[:, None])[:, None]
-    alike = np.where(counted, each, 0).sum(axis=2) / counted.sum(axis=2)
-    if config.unseen_by_box:
-        alike[unseen] = iou(boxes[unseen], boxes)
-    return alike, sure.sum(axis=1)
+    return np.where(counted, each, 0).sum(axis=2) / counted.sum(axis=2), sure.sum(axis=1)
 
 
 def _beyond(points: Similarity, boxes: Similarity, config: LoopConfig) -> Similarity:

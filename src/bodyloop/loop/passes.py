@@ -69,7 +69,7 @@ class OnePicture:
     """One run of the loop; used once.
 
     Args:
-        given: people to begin with in place of the first detection, or None.
+        given: people to begin with in place of the first detection, or None. Nobody takes their place.
         clock: seconds, from anywhere.
     """
 
@@ -171,8 +171,9 @@ class OnePicture:
         m = 0 if known is None else len(known)
         everybody = posed if known is None else People.concat([_bare(known), _bare(posed)])
         alike, strength = pose_similarity(everybody, c)
-        if c.prefer_known:
-            strength[:m] += 1 + strength.max(initial=0)
+        certain = 0 if self.given is None else len(self.given)  # they stand first, and stay
+        alike[:certain, :certain] = 0
+        strength[: m if c.prefer_known else certain] += 1 + strength.max(initial=0)
         lost = pose_nms(alike, strength, c.pose_nms, whole_groups=c.parity.remove_whole_groups)
         kept = np.array([i for i in range(len(posed)) if m + i not in lost], np.int64)
         gone_new = {i - m: why for i, why in lost.items() if i >= m}

@@ -104,7 +104,8 @@ class BodyLoop:
 
         Args:
             boxes: people to begin with in place of the first detection: (N, 4) ``x1 y1 x2 y2`` px, "image" for
-                one person that fills the picture, or People. Boxes that come without scores count as certain.
+                one person that fills the picture, or People. They stay whatever is found; scores are 1 where none
+                are told.
             masks: of these people, as `Masks.from_any`; without boxes these lie around the masks.
 
         Raises:
