@@ -195,8 +195,18 @@ def inner_path(name: object) -> PurePosixPath | None:
     return PurePosixPath(path.as_posix())
 
 
-def claim(root: Path, content: Mapping[str, Any], *, manifest: str = MANIFEST, format: str = FORMAT) -> None:
+def claim(
+    root: Path,
+    content: Mapping[str, Any],
+    *,
+    manifest: str = MANIFEST,
+    format: str = FORMAT,
+    alone: bool = True,
+) -> None:
     """Take a folder for a set: its manifest says what is made there, and an unequal one is left alone.
+
+    Args:
+        alone: nobody else is writing there, so that what a killed run left half written can be removed.
 
     Raises:
         FileError: the folder holds something else, or cannot be written.
@@ -218,7 +228,7 @@ def claim(root: Path, content: Mapping[str, Any], *, manifest: str = MANIFEST, f
         keys = [k for k in (told | mine) if told.get(k) != mine.get(k)]
         differing = "; ".join(f"{k} {_shown(told.get(k))} there, {_shown(mine.get(k))} here" for k in keys)
         raise FileError(f"{root}: holds another set ({differing}); name another folder, or remove this one")
-    for part in root.rglob(_PART):
+    for part in root.rglob(_PART) if alone else ():
         part.unlink(missing_ok=True)
 
 

@@ -249,7 +249,7 @@ class _Kept:
         what = describe or {"pipeline": str(pipeline), "config": asdict(pipeline.config)}
         # photos may be added to a file later on; what is found on one depends on itself alone
         content = {"pipeline": dict(what), "data": photos.path.name, "keypoints": list(photos.names)}
-        claim(folder, content, manifest=MANIFEST, format=FORMAT)
+        claim(folder, content, manifest=MANIFEST, format=FORMAT, alone=False)
         make_folder(folder / "photos")
         return cls(folder)
 
