@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,7 @@ def test_a_picture_that_cannot_be_read(tmp_path: Path) -> None:
 def test_errors_are_raised_unless_kept() -> None:
     with pytest.raises(MemoryError) as caught:
         loop({1: MemoryError}).predict([PHOTO, PHOTO])
-    assert caught.value.__notes__ == ["picture 1 of 2"]
+    assert caught.value.__notes__ == ["picture 1, counted from 0"]
     with pytest.raises(InputError, match="on_error must be"):
         loop().predict(PHOTO, on_error="ignore")  # type: ignore[call-overload]
 
@@ -140,3 +140,21 @@ def test_maps_stay_only_if_wanted() -> None:
     it = loop(pose=Maps(person()))
     assert it.predict(PHOTO).maps is None and it.predict(PHOTO, maps=True).maps is not None
     assert it.run(PHOTO).people.maps is not None
+
+
+def test_stream() -> None:
+    opened: list[int] = []
+
+    def photos() -> Iterator[Any]:
+        for i, p in enumerate([PHOTO, "none.jpg", PHOTO.pixels, PHOTO]):
+            opened.append(i)
+            yield p
+
+    stream = loop({2: MemoryError}).stream(photos(), on_error="keep")
+    image, people = next(stream)
+    assert image is PHOTO and len(people) == 1 and opened == [0]  # type: ignore[arg-type]
+    rest = list(stream)
+    assert [type(p).__name__ for _, p in rest] == ["Failure", "People", "Failure"]
+    assert rest[0][0] is None and rest[2][0] is PHOTO
+    with pytest.raises(FileError):
+        list(loop().stream(["none.jpg"]))

@@ -96,9 +96,11 @@ class OnePicture:
             if self._settled(passes[-1]):
                 ended = "settled"
                 break
-        people = self._everybody()
+        people, begun = self._everybody(), self.clock()
         if c.score_consistency and people.skeleton is not None:
             people = scored(people, c)
+            spent = passes[-1].seconds
+            passes[-1] = replace(passes[-1], seconds={**spent, "loop": spent["loop"] + self.clock() - begun})
         return LoopResult(people, tuple(passes), ended, People.concat(self.dropped) if self.dropped else None)
 
     def _settled(self, last: Pass) -> bool:

@@ -7,7 +7,7 @@ one picture in `passes`. Here pictures come in, one or many, and errors of one o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, overload
 
@@ -45,6 +45,16 @@ class Failure:
         where = "" if self.source is None or self.source.path is None else f" ({self.source.path})"
         what = "out of memory; make the picture smaller" if self.out_of_memory else str(self.error)
         return f"picture {self.number}{where}: {what}"
+
+
+@dataclass(frozen=True)
+class _How:
+    """What is wanted of each picture, and what happens if it fails."""
+
+    intermediates: bool
+    maps: bool
+    on_error: OnError
+    order: Order
 
 
 class BodyLoop:
@@ -202,30 +212,51 @@ class BodyLoop:
             InputError: a picture, box or mask that cannot be used, or an answer of a role that does not fit.
             FileError: a picture cannot be read.
         """
-        if on_error not in ("raise", "keep"):
-            raise InputError(f"on_error must be 'raise' or 'keep', got {on_error!r}")
-
-        def one(image: Image, b: Any, m: Any) -> People | LoopResult:
-            result = self.run(image, b, m)
-            if return_intermediates:
-                return result
-            return result.people if maps else result.people.replace(maps=None)
-
+        how = _How(return_intermediates, maps, _checked(on_error), order)
         if not isinstance(images, list | tuple):
-            return one(as_image(images, order), boxes, masks)
+            return self._one(as_image(images, order), boxes, masks, how)
         all_boxes, all_masks = one_each(boxes, len(images), "boxes"), one_each(masks, len(images), "masks")
-        out: list[People | LoopResult | Failure] = []
-        for i, (picture, b, m) in enumerate(zip(images, all_boxes, all_masks, strict=True)):
-            image: Image | None = None
-            try:
-                image = as_image(picture, order)
-                out.append(one(image, b, m))
-            except (BodyloopError, MemoryError, RuntimeError) as e:
-                e.add_note(f"picture {i} of {len(images)}")
-                if on_error == "raise" or not (isinstance(e, BodyloopError) or _out_of_memory(e)):
-                    raise
-                out.append(Failure(i, None if image is None else image.source, _without_frames(e)))
-        return out
+        each = enumerate(zip(images, all_boxes, all_masks, strict=True))
+        return [self._kept(i, picture, b, m, how)[1] for i, (picture, b, m) in each]
+
+    def stream(
+        self, images: Iterable[Any], *, maps: bool = False, on_error: OnError = "raise", order: Order = "rgb"
+    ) -> Iterator[tuple[Image | None, People | LoopResult | Failure]]:
+        """(Image, People) of each picture of an iterable, in order, one in memory at a time.
+
+        Args:
+            maps, on_error, order: as `predict`; a picture that failed comes with its `Failure`, and is None
+                itself if it could not be opened.
+        """
+        how = _How(False, maps, _checked(on_error), order)
+        for i, picture in enumerate(images):
+            yield self._kept(i, picture, None, None, how)
+
+    def _one(self, image: Image, boxes: Any, masks: Any, how: _How) -> People | LoopResult:
+        result = self.run(image, boxes, masks)
+        if how.intermediates:
+            return result
+        return result.people if how.maps else result.people.replace(maps=None)
+
+    def _kept(
+        self, number: int, picture: Any, boxes: Any, masks: Any, how: _How
+    ) -> tuple[Image | None, People | LoopResult | Failure]:
+        """One of many pictures, or its failure if failures are kept."""
+        image: Image | None = None
+        try:
+            image = as_image(picture, how.order)
+            return image, self._one(image, boxes, masks, how)
+        except (BodyloopError, MemoryError, RuntimeError) as e:
+            e.add_note(f"picture {number}, counted from 0")
+            if how.on_error == "raise" or not (isinstance(e, BodyloopError) or _out_of_memory(e)):
+                raise
+            return image, Failure(number, None if image is None else image.source, _without_frames(e))
+
+
+def _checked(on_error: OnError) -> OnError:
+    if on_error not in ("raise", "keep"):
+        raise InputError(f"on_error must be 'raise' or 'keep', got {on_error!r}")
+    return on_error
 
 
 def _out_of_memory(error: BaseException | None) -> bool:
