@@ -193,7 +193,7 @@ def test_boxes_and_masks_are_learned_by_heart(data: Path, caplog: pytest.LogCapt
         losses.append({k: v.item() for k, v in terms.items()})
     assert losses[-1]["mask"] < 0.3 * losses[0]["mask"]
     assert losses[-1]["box"] < losses[0]["box"]
-    figures = task.evaluate(network)
+    figures = task.evaluate(network)  # of the samples themselves
     assert figures["AP"] > 0.7
     assert figures["mask_AP"] > 0.5
     assert figures["score"] == pytest.approx((figures["AP"] + figures["mask_AP"]) / 2, abs=1e-4)

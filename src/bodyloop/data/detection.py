@@ -23,6 +23,7 @@ from bodyloop.data.cropcoco_folder import photo_folder
 from bodyloop.data.scenes import Cut, Scene, mask_out, with_another
 from bodyloop.errors import FileError, InputError
 from bodyloop.masks import Masks
+from bodyloop.people import People
 
 Boxes = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
@@ -131,10 +132,17 @@ class Placed:
 
 @dataclass(frozen=True, eq=False)
 class DetectionSample:
-    """A training picture (H, W, 3) uint8 RGB and its people."""
+    """A training picture (H, W, 3) uint8 RGB and who is in it."""
 
     image: Pixels
     people: Placed
+
+    def labelled(self) -> People:
+        """Boxes of the people and their masks, as coarse as they are learned; those to be ignored are not there."""
+        size = self.image.shape[1], self.image.shape[0]
+        enlarged = iter(np.kron(self.people.masks, np.ones((1, MASK_STRIDE, MASK_STRIDE), bool)))
+        masks = [next(enlarged) if has else None for has in self.people.masked]
+        return People(size, boxes=self.people.boxes, masks=Masks.from_bitmaps(masks, size))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from bodyloop.data.detection import Augmentation, DetectionSample, donors_of, read_photos, sample
 from bodyloop.detect.rtmdet import RTMDetDetector
 from bodyloop.errors import ConfigError
+from bodyloop.images import Image
 from bodyloop.models.build import build_network
 from bodyloop.models.cards import Card
 from bodyloop.models.registry import find_card
@@ -37,6 +38,9 @@ from bodyloop.train.mixture import Mixture, parse_sources
 from bodyloop.train.optimiser import freeze
 from bodyloop.train.pose_data import source_file
 from bodyloop.train.starts import load_start
+
+if TYPE_CHECKING:
+    from bodyloop.eval import BoxReport, MaskReport
 
 SCORE_FLOOR = 0.01  # AP integrates over all scores; below this nothing is found any more
 RESAMPLES = 2  # of intervals that a curve does not need
@@ -154,9 +158,14 @@ class DetectorTask:
             return detection_losses(outputs, truth, (images.shape[1], images.shape[2]), shared)
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Box AP and mask AP of COCO on the validation file; ``score`` is their mean, or box AP."""
+        """Box AP and mask AP of COCO on the validation file; ``score`` is their mean, or box AP.
+
+        While overfitting the samples themselves are judged.
+        """
         from bodyloop.eval.detector import evaluate_detector
 
+        if self.config.overfit:
+            return self._judge_samples(self.detector(model))
         if not self.config.validation:
             return {}
         report = evaluate_detector(
@@ -165,13 +174,32 @@ class DetectorTask:
             limit=self.config.evaluate_samples or None,
             resamples=RESAMPLES,
         )
-        names = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "AR_100")
-        figures = {n: round(float(getattr(report.report, n)), 4) for n in names}
-        score = report.report.AP
-        if report.masks is not None:
-            figures |= {f"mask_{n}": round(float(getattr(report.masks, n)), 4) for n in names[:6]}
-            score = (score + report.masks.AP) / 2
-        return {"score": score, **figures}
+        return figures_of(report.report, report.masks)
+
+    def _judge_samples(self, detector: RTMDetDetector) -> dict[str, float]:
+        from bodyloop.eval import evaluate_boxes, evaluate_masks
+
+        refs = self.samples.draw(0, self.config.overfit)
+        seeds = ([self.config.seed, *ref] for ref in refs)  # as the loop makes them
+        made = [
+            self.samples.sample(ref, np.random.Generator(np.random.PCG64(seed)))
+            for ref, seed in zip(refs, seeds, strict=True)
+        ]
+        labels = [row for i, s in enumerate(made) for row in s.labelled().to_coco(i)]
+        for i, row in enumerate(labels):
+            row |= {"id": i + 1, "iscrowd": 0, "area": row["bbox"][2] * row["bbox"][3]}
+        document = {
+            "images": [{"id": i, "height": len(s.image), "width": len(s.image)} for i, s in enumerate(made)],
+            "annotations": labels,
+            "categories": [{"id": 1, "name": "person"}],
+        }
+        found = detector.detect([Image.from_array(s.image) for s in made])
+        rows = [row for i, people in enumerate(found) for row in people.to_coco(i)]
+        if not rows:
+            return {"score": 0.0}
+        drawn = [row for row in rows if "segmentation" in row]  # not of people whose mask is empty
+        judged = bool(drawn) and all("segmentation" in row for row in labels)
+        return figures_of(evaluate_boxes(document, rows), evaluate_masks(document, drawn) if judged else None)
 
     def detector(self, model: nn.Module) -> RTMDetDetector:
         """A network of this task as users have it (a copy: the engine changes precision), for the whole curve."""
@@ -188,6 +216,16 @@ class DetectorTask:
             replace(self.card, preprocess=replace(p, size=size, input="uint8-nhwc")),
             score_threshold=SCORE_FLOOR,
         )
+
+
+def figures_of(boxes: BoxReport, masks: MaskReport | None) -> dict[str, float]:
+    """AP of boxes and, with ``mask_`` before it, of masks; ``score`` is the mean of both."""
+    names = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "AR_100")
+    figures = {n: round(float(getattr(boxes, n)), 4) for n in names}
+    if masks is None:
+        return {"score": boxes.AP, **figures}
+    figures |= {f"mask_{n}": round(float(getattr(masks, n)), 4) for n in names[:6]}
+    return {"score": (boxes.AP + masks.AP) / 2, **figures}
 
 
 def card_for(model: str) -> Card:

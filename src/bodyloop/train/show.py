@@ -15,10 +15,9 @@ from itertools import islice
 
 import numpy as np
 
-from bodyloop.data.detection import MASK_STRIDE, DetectionSample
+from bodyloop.data.detection import DetectionSample
 from bodyloop.drawing import Picture, contact_sheet, draw
 from bodyloop.errors import ConfigError
-from bodyloop.masks import Masks
 from bodyloop.people import People
 from bodyloop.skeletons import Skeleton
 from bodyloop.train.config import DetectorConfig, PoseConfig, TrainConfig
@@ -102,11 +101,7 @@ def _canvases(config: DetectorConfig, count: int) -> Iterator[tuple[Picture, str
 
 
 def _canvas(sample: DetectionSample) -> Picture:
-    h, w = sample.image.shape[:2]
-    p = sample.people
-    enlarged = iter(np.kron(p.masks, np.ones((1, MASK_STRIDE, MASK_STRIDE), bool)))
-    masks = [next(enlarged) if has else None for has in p.masked] + [None] * len(p.ignore)
-    boxes = np.concatenate([p.boxes, p.ignore]).astype(np.float32)
-    labels = ["person"] * len(p.boxes) + ["ignored"] * len(p.ignore)
-    people = People((w, h), boxes=boxes, masks=Masks.from_bitmaps(masks, (w, h)))
-    return draw(sample.image, people, boxes=True, labels=labels)
+    people = sample.labelled()
+    ignored = People(people.image_size, boxes=sample.people.ignore)
+    labels = ["person"] * len(people) + ["ignored"] * len(ignored)
+    return draw(sample.image, People.concat([people, ignored]), boxes=True, labels=labels)
