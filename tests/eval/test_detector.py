@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 from bodyloop.errors import FileError, InputError
-from bodyloop.eval import evaluate_boxes, evaluate_detector
+from bodyloop.eval import evaluate_boxes, evaluate_detector, evaluate_masks
+from bodyloop.masks import Masks
 from bodyloop.people import People
 from bodyloop.skeletons import COCO
 from tests.eval.photo_sets import write_set
@@ -71,3 +73,38 @@ def test_saved_boxes_are_judged_alike(data: Path, tmp_path: Path) -> None:
     assert evaluate_boxes(labels, results).numbers == r.report.numbers
     with pytest.raises(FileError, match="folder"):
         r.save(labels)
+
+
+class Drawing(Finding):
+    """Beside the boxes the masks: those annotated, and a full one for the false alarm."""
+
+    def detect(self, images: Any) -> list[People]:
+        out = []
+        for image, people in zip(images, super().detect(images), strict=True):
+            mine = [a["segmentation"] for a in self.document["annotations"] if a["image_id"] == image.id]
+            whole = [[[50, 0, 120, 0, 120, 20, 50, 20]]] * (len(people) - len(mine))
+            masks = Masks.from_any([*mine, *whole], image.size)
+            out.append(replace(people, masks=masks))
+        return out
+
+
+def test_masks_are_judged_beside_the_boxes(data: Path, tmp_path: Path) -> None:
+    path = data / "coco" / "dev.json"
+    document = json.loads(path.read_text())
+    for a in document["annotations"]:
+        x, y, w, h = a["bbox"]
+        a["segmentation"] = [[x, y, x + w, y, x + w / 2, y + h]]  # a triangle
+    path.write_text(json.dumps(document))
+    r = evaluate_detector(Drawing(document), path, resamples=20)
+    assert r.masks is not None and r.mask_ap is not None
+    assert pytest.approx(1, abs=0.02) == r.masks.AP and r.mask_ap.low <= r.masks.AP
+    assert "mask AP" in r.table()
+    assert json.loads(json.dumps(r.to_json(), allow_nan=False))["masks"]["numbers"]["AP"] == r.masks.AP
+    labels, results = r.save(tmp_path / "out")
+    assert evaluate_masks(labels, results).AP == r.masks.AP
+    assert evaluate_boxes(labels, results).numbers == r.report.numbers
+    boxes = evaluate_detector(Finding(document), path, resamples=5)
+    assert boxes.masks is None and boxes.report.numbers == r.report.numbers
+    document["annotations"][0]["segmentation"] = []  # not everybody has one: nobody can be judged
+    path.write_text(json.dumps(document))
+    assert evaluate_detector(Drawing(document), path, resamples=5).masks is None
