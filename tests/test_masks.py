@@ -361,3 +361,12 @@ class TestReference:
     def test_dimming_beyond_black(self) -> None:
         with pytest.raises(InputError, match="alpha"):
             dim_lut(1.5)
+
+
+def test_labels_say_whose_each_pixel_is() -> None:
+    bitmaps = np.zeros((3, 3, 4), bool)
+    bitmaps[0, 0, :2] = bitmaps[2, :2, 1:] = True
+    labels = Masks.from_bitmaps(bitmaps, (4, 3)).labels()
+    assert labels.dtype == np.uint16
+    np.testing.assert_array_equal(labels, [[1, 1, 3, 3], [0, 3, 3, 3], [0, 0, 0, 0]])
+    assert not Masks.empty(0, (4, 3)).labels().any()

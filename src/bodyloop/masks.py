@@ -216,6 +216,14 @@ class Masks:
             out[y : y + c.shape[0], x : x + c.shape[1]] |= c
         return out
 
+    def labels(self) -> npt.NDArray[np.uint16]:
+        """(H, W) number of the mask at each pixel, from 1; 0 is nobody's, of several the first counts."""
+        out = np.zeros((self.size[1], self.size[0]), np.uint16)
+        for i in range(len(self) - 1, -1, -1):
+            x, y, c = self.cut(i)
+            out[y : y + c.shape[0], x : x + c.shape[1]][c] = i + 1
+        return out
+
     def counts(self, i: int) -> npt.NDArray[np.int64]:
         """Run lengths of mask ``i`` in column-major order, background first."""
         m = self._items[i]

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from bodyloop.cli import app
 from bodyloop.models.registry import find_card
-from tests.cli.standins import picture, write_detector, write_pose
+from tests.cli.standins import picture, write_detector, write_pose, write_segmenter
 
 Call = Callable[..., Result]
 
@@ -27,6 +27,11 @@ def pose_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def detector_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_detector(tmp_path_factory.mktemp("models") / "detector.onnx")
+
+
+@pytest.fixture(scope="session")
+def segmenter_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_segmenter(tmp_path_factory.mktemp("models") / "segmenter.onnx")
 
 
 @pytest.fixture

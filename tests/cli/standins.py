@@ -1,5 +1,5 @@
-"""Small models in ONNX files, so that commands run in milliseconds: a pose model, a detector, a pose model
-whose network is another one than its card says."""
+"""Small models in ONNX files, so that commands run in milliseconds: a pose model, a detector, a segmenter, a pose
+model whose network is another one than its card says."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bodyloop.models.cards import Card, Decode, Detection, Licenses, Preprocess
+from bodyloop.models.cards import Card, Decode, Detection, Licenses, Preprocess, Segmentation
 from bodyloop.skeletons import COCO
 
 onnx = pytest.importorskip("onnx", reason="the stand-ins are written with the onnx package")
@@ -35,6 +35,16 @@ DETECTOR = Card(
     licenses=LICENSES,
     preprocess=Preprocess(size=(64, 64), input="uint8-nhwc"),
     detection=Detection(score_threshold=0.3),
+)
+SEGMENTER = Card(
+    name="stand-in-segmenter",
+    kind="segmenter",
+    architecture="stand-in",
+    licenses=LICENSES,
+    preprocess=Preprocess(size=(48, 64), map_size=(48, 64), input="uint8-nhwc"),
+    skeleton=COCO,
+    segmentation=Segmentation("crops"),
+    outputs=("masks", "scores"),
 )
 
 
@@ -90,6 +100,27 @@ def write_detector(path: Path, card: Card = DETECTOR) -> Path:
     return _write(path, nodes, constants, ("images", ["n", 64, 64, 3]), outputs, card)
 
 
+def write_segmenter(path: Path, card: Card = SEGMENTER) -> Path:
+    """The mask is what is bright in the crop."""
+    nodes = [
+        helper.make_node("Cast", ["crops"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float", "channel"], ["grey"], keepdims=0),
+        helper.make_node("Sub", ["grey", "middle"], ["light"]),
+        helper.make_node("ReduceMean", ["prompts", "rest"], ["told"], keepdims=0),
+        helper.make_node("Mul", ["told", "nothing"], ["zero"]),
+        helper.make_node("Unsqueeze", ["zero", "plane"], ["zeros"]),
+        helper.make_node("Add", ["light", "zeros"], ["masks"]),
+        helper.make_node("Add", ["zero", "sure"], ["scores"]),
+    ]
+    constants = {
+        "channel": np.array([3]), "rest": np.array([1, 2, 3]), "plane": np.array([1, 2]),
+        "middle": np.float32(110), "nothing": np.float32(0), "sure": np.float32(0.8),
+    }  # fmt: skip
+    outputs = [("masks", ["n", 64, 48]), ("scores", ["n"])]
+    prompts = helper.make_tensor_value_info("prompts", TensorProto.FLOAT, ["n", 13, 16, 12])
+    return _write(path, nodes, constants, ("crops", ["n", 64, 48, 3]), outputs, card, [prompts])
+
+
 def _write(
     path: Path,
     nodes: list[Any],
@@ -97,11 +128,12 @@ def _write(
     given: tuple[str, list[Any]],
     made: Any,
     card: Card,
+    more: list[Any] | None = None,
 ) -> Path:
     graph = helper.make_graph(
         nodes,
         "stand-in",
-        [helper.make_tensor_value_info(given[0], TensorProto.UINT8, given[1])],
+        [helper.make_tensor_value_info(given[0], TensorProto.UINT8, given[1]), *(more or [])],
         [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in made],
         [numpy_helper.from_array(np.asarray(v), n) for n, v in constants.items()],
     )

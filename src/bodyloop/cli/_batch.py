@@ -3,7 +3,7 @@
 A photo is done when its json is there, whole, about this very file (size and time of change), made with the
 same models and settings, and names the forms asked for as written with it. An old json goes before the other
 forms are written and the new one comes last, so that a run that was stopped at any moment is taken up where it
-ended. Photos go through the networks a few at a time; if a group fails, one by one.
+ended. Photos go through the networks a few at a time; if a group fails, one by one. The loop takes them one by one.
 """
 
 from __future__ import annotations
@@ -11,123 +11,27 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bodyloop.cli._common import Progress, complain, count_of, one_line
+from bodyloop.cli._forms import FORMS, people_of, write_forms
 from bodyloop.cli._given import Entry, GivenFile, NotNamed, read_people
 from bodyloop.cli._photos import Photo, address, make_folder, place, refuse_foreign_results, remove_old
 from bodyloop.errors import BodyloopError, InputError, MissingDependency, ModelError
 
 if TYPE_CHECKING:
+    from bodyloop.cli._forms import Answer
+    from bodyloop.cli._models import Models
     from bodyloop.images import Image
-    from bodyloop.models.cards import Card
     from bodyloop.people import People
-    from bodyloop.pose.estimator import PoseModel
-    from bodyloop.roles import Detector
 
 TOGETHER = 4  # photos in memory at a time; their people share batches
-FORMS = {"json": ".json", "vis": ".vis.jpg", "npz": ".npz", "maps": ".maps.jpg"}
 _SAVED = "saved"  # key of a json's "run": which forms were written with it
-_BAD = (BodyloopError, MemoryError)  # what one photo may do wrong
+_BAD = (BodyloopError, MemoryError, RuntimeError)  # what one photo may do wrong, the last if `_of_photo`
 _FATAL = (ModelError, MissingDependency)  # wrong for every photo
-
-
-class Models:
-    """The networks of a run: known by name and checksum at once, loaded when the first photo needs them."""
-
-    def __init__(
-        self,
-        pose: str,
-        detector: str | None,
-        *,
-        card: str | None = None,
-        device: str = "cpu",
-        detector_device: str = "cpu",
-        threads: int | None = None,
-        threshold: float | None = None,
-        options: dict[str, Any] | None = None,
-    ) -> None:
-        from bodyloop.models.registry import resolve
-
-        self._pose, self._detector, self._card_name = pose, detector, card
-        self._devices = {"pose": device, "detector": detector_device}
-        self._threads = threads
-        self._threshold, self._options = threshold, options or {}
-        found = {"pose": resolve(pose, card)}
-        if detector is not None:
-            found["detector"] = resolve(detector)
-        self._files = {kind: file for kind, (_, file) in found.items()}
-        self.description: dict[str, Any] = {"detector": None, **{k: _described(*f) for k, f in found.items()}}
-
-    @cached_property
-    def pose(self) -> PoseModel:
-        """The pose model."""
-        from bodyloop.api import load_pose
-        from bodyloop.pose.inference import PoseOptions
-
-        options = PoseOptions(**self._options)
-        with _named(self._pose):
-            return load_pose(
-                self._pose, card=self._card_name, detector=None, options=options, **self._how("pose")
-            )
-
-    @cached_property
-    def detector(self) -> Detector:
-        """The detector."""
-        from bodyloop.api import load_detector
-
-        if self._detector is None:
-            raise InputError("this run has no detector")
-        with _named(self._detector):
-            return load_detector(self._detector, score_threshold=self._threshold, **self._how("detector"))
-
-    def _how(self, kind: str) -> dict[str, Any]:
-        """Where a network runs, and on how many threads."""
-        return {"device": self._devices[kind], "threads": threads_for(self._files[kind], self._threads)}
-
-    def detect(self, images: Sequence[Image]) -> list[People]:
-        """The people of each image."""
-        detector = self.detector
-        with _named(str(self._detector)):
-            return detector.detect(images)
-
-    def estimate(self, images: Sequence[Image], people: Sequence[People]) -> list[People]:
-        """The people of each image with keypoints."""
-        pose = self.pose
-        with _named(self._pose):
-            return pose.estimate(images, people)
-
-
-def threads_for(file: Path, threads: int | None) -> int | None:
-    """What to load a model with so that it runs on so many threads: torch is told at once, for the process."""
-    if threads is None or file.suffix.lower() == ".onnx":
-        return threads
-    try:
-        import torch
-    except ImportError:  # loading the model says so
-        return None
-    torch.set_num_threads(threads)
-    return None
-
-
-@contextmanager
-def _named(model: str) -> Iterator[None]:
-    """What is wrong with a model is said with the name it was called by."""
-    try:
-        yield
-    except ModelError as e:
-        raise e if model in str(e) else ModelError(f"{model}: {e}") from e
-
-
-def _described(card: Card, file: Path) -> dict[str, str]:
-    from bodyloop.models.checkpoints import sha256_of
-
-    return {"name": card.name, "sha256": sha256_of(file)}
 
 
 @dataclass(frozen=True)
@@ -329,16 +233,16 @@ class Run:
                 image = self._read(task)
                 opened.append((task, image, self._given(task, image)))
             except _BAD as e:
-                self.summary.fail(task.photo.shown, _reason(e, task))
-        for (task, image, _), people in zip(opened, self._posed(opened), strict=True):
-            if people is None:
+                self._fail(task, e)
+        for (task, image, _), answer in zip(opened, self._answers(opened), strict=True):
+            if answer is None:
                 continue
             try:
-                self._save(task, image, people)
+                self._save(task, image, answer)
             except _FATAL:
                 raise
             except _BAD as e:
-                self.summary.fail(task.photo.shown, _reason(e, task))
+                self._fail(task, e)
             else:
                 self.summary.done += 1
                 self._finished.append(task)
@@ -386,6 +290,28 @@ class Run:
             people = people[people.scores >= w.threshold]
         return people
 
+    def _fail(self, task: Task, e: Exception) -> None:
+        """Report a photo that cannot be used, and go on; what is not the photo's fault is raised."""
+        if not _of_photo(e):
+            raise e
+        self.summary.fail(task.photo.shown, _reason(e, task))
+
+    def _answers(self, opened: Sequence[_Opened]) -> Iterator[Answer | None]:
+        """What is found in each photo; None for a photo that is reported as failed."""
+        if self.models.config is None:
+            yield from self._posed(opened)
+            return
+        for task, image, people in opened:
+            try:
+                answer = self.models.loop.run(image, people)
+            except _FATAL:
+                raise
+            except _BAD as e:
+                self._fail(task, e)
+                yield None
+            else:
+                yield answer
+
     def _posed(self, opened: Sequence[_Opened]) -> list[People | None]:
         """The people of each photo with poses; None for a photo that is reported as failed."""
         if not opened:
@@ -395,9 +321,9 @@ class Run:
         except _FATAL:
             raise
         except _BAD as e:
-            if len(opened) > 1:
+            if len(opened) > 1 and _of_photo(e):
                 return [people for one in opened for people in self._posed([one])]
-            self.summary.fail(opened[0][0].photo.shown, _reason(e, opened[0][0]))
+            self._fail(opened[0][0], e)
             return [None]
 
     def _estimated(self, opened: Sequence[_Opened]) -> list[People]:
@@ -410,28 +336,25 @@ class Run:
                 found[i] = people
         return self.models.estimate(images, [p for p in found if p is not None])
 
-    def _save(self, task: Task, image: Image, people: People) -> None:
+    def _save(self, task: Task, image: Image, answer: Answer) -> None:
         """Write what is asked for, the json last: it says that the rest is there and belongs to it."""
-        from bodyloop.drawing import draw
         from bodyloop.people import Source
-        from bodyloop.storage import atomic_write, people_to_json, save
+        from bodyloop.storage import atomic_write, people_to_json
 
         w, base = self.work, self.work.out / task.name
         make_folder(base.parent)
+        people = people_of(answer)
         source = people.source or Source()
         people = people.replace(source=Source(task.photo.shown, source.image_id, source.frame))
+        if "maps" not in w.save:  # the loop may need them, and they are large
+            people = people.replace(maps=None)
         if w.save != {"json"}:
-            remove_old(Path(f"{base}.json"))
-        if "vis" in w.save:
-            draw(image, people).save(f"{base}{FORMS['vis']}")
-        if "maps" in w.save:
-            draw(image, people, maps=people.maps is not None).save(f"{base}{FORMS['maps']}")
-        if w.save & {"npz", "maps"}:
-            save(people, f"{base}{FORMS['npz']}")
+            remove_old(Path(f"{base}{FORMS['json']}"))
+        write_forms(base, w.save, image, answer, people)
         run = {**task.run, _SAVED: sorted(w.save)}
         document = people_to_json(people, model=self.models.description, run=run)
         text = json.dumps(document, allow_nan=False, ensure_ascii=False)
-        with atomic_write(f"{base}.json") as file:
+        with atomic_write(f"{base}{FORMS['json']}") as file:
             file.write(text.encode())
 
     def _in_order(self, photos: Sequence[Photo]) -> list[Task]:
@@ -477,9 +400,16 @@ def _rows(out: Path, tasks: Sequence[Task]) -> Iterator[list[dict[str, Any]]]:
         yield [{**first, **row} for row in people.to_coco(image_id)]
 
 
-def _reason(e: BaseException, task: Task) -> str:
+def _of_photo(e: Exception) -> bool:
+    """Whether an error is one photo's: bad input, or too little memory for it on the machine or a device."""
+    from bodyloop.loop import Failure
+
+    return isinstance(e, BodyloopError) or Failure(0, None, e).out_of_memory
+
+
+def _reason(e: Exception, task: Task) -> str:
     """What a photo's error says, with the photo's name in it."""
     text = str(e) or type(e).__name__
-    if isinstance(e, MemoryError):
+    if not isinstance(e, BodyloopError):
         text = "not enough memory for this photo; make it smaller"
     return text if task.photo.path.name in text else f"{task.photo.shown}: {text}"

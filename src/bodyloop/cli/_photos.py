@@ -25,7 +25,13 @@ from bodyloop.errors import FileError
 SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2", ".avif",
 )  # fmt: skip
-DRAWN = (".vis.jpg", ".maps.jpg")  # what we draw ourselves is no photo
+DRAWN = (
+    ".vis.jpg",
+    ".maps.jpg",
+    ".masks.png",
+    ".loop.jpg",
+    ".loop.gif",
+)  # what we draw ourselves is no photo
 RESERVED = ("results",)  # the run's own file
 LONGEST = 200  # bytes of a name; file systems allow 255, suffixes and digits are added
 _OURS = b'{"schema":"bodyloop/people-1"'

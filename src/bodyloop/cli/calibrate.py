@@ -104,7 +104,7 @@ def command(
     if (fit is None) != (report is None) or (fit is None) == (data is None):
         raise typer.BadParameter("give --data, or --fit and --report")
     from bodyloop.calibrate import Wanted, calibrate
-    from bodyloop.cli._batch import threads_for
+    from bodyloop.cli._models import threads_for
     from bodyloop.models.registry import resolve
 
     wanted = Wanted(flip, masks, rate, confidence, alpha, tuple(keep or ()), seed)

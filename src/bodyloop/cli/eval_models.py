@@ -141,7 +141,7 @@ def calibration(
 
 def _pose_model(model: str, card: str | None, batch_size: int, device: str, threads: int | None) -> PoseModel:
     from bodyloop.api import load_pose
-    from bodyloop.cli._batch import threads_for
+    from bodyloop.cli._models import threads_for
     from bodyloop.models.registry import resolve
     from bodyloop.pose.inference import PoseOptions
 
@@ -178,7 +178,7 @@ def detector(
 ) -> None:
     """Judge a person detector on annotated photos: box AP with its 95 % interval, and the speed."""
     from bodyloop.api import load_detector
-    from bodyloop.cli._batch import threads_for
+    from bodyloop.cli._models import threads_for
     from bodyloop.eval.detector import evaluate_detector
     from bodyloop.eval.photos import find_sets
     from bodyloop.models.registry import resolve
@@ -231,7 +231,7 @@ def segmenter(
     boxes of more than 32 x 32 px.
     """
     from bodyloop.api import load_pose, load_segmenter
-    from bodyloop.cli._batch import threads_for
+    from bodyloop.cli._models import threads_for
     from bodyloop.eval.photos import find_sets
     from bodyloop.eval.segmenter import evaluate_segmenter, words
     from bodyloop.models.registry import resolve

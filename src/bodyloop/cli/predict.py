@@ -1,9 +1,10 @@
-"""``bodyloop predict``: people and poses in photos, into files."""
+"""``bodyloop predict``: people, poses and masks in photos, into files."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,13 +19,17 @@ from bodyloop.cli._common import (
     say,
 )
 
+if TYPE_CHECKING:
+    from bodyloop.loop import LoopConfig
+
 NAME = "predict"
 EXAMPLE = example(
     "bodyloop predict photo.jpg",
     "bodyloop predict photos/ --out found --save json,vis",
     "bodyloop predict photos/*.jpg --boxes boxes.json --model pmpose-b --device cuda",
+    "bodyloop predict photo.jpg --pipeline bmp-v2 --save json,vis,masks,gif,html --device cuda",
 )
-SAVED = ("json", "vis", "npz", "maps")
+SAVED = ("json", "vis", "masks", "npz", "maps", "sheet", "gif", "mp4", "html")
 
 
 def command(
@@ -42,8 +47,9 @@ def command(
         typer.Option(
             "--save",
             metavar="LIST",
-            help="What to write for each photo, with commas: json (always), vis (a picture), npz (exact "
-            "arrays), maps (probability maps, in the npz and as a picture).",
+            help="What to write for each photo, with commas: json (always), vis (a picture), masks (whose each "
+            "pixel is, as a PNG), npz (exact arrays), maps (probability maps, in the npz and as a picture); of "
+            "the loop step by step: sheet, gif, mp4, html (a page to walk through).",
         ),
     ] = "json,vis",
     boxes: Annotated[
@@ -67,14 +73,32 @@ def command(
     whole_image: Annotated[
         bool, typer.Option("--whole-image", help="Every photo shows one person and nothing else.")
     ] = False,
+    pipeline: Annotated[
+        str | None,
+        typer.Option(
+            "--pipeline",
+            metavar="NAME|none",
+            help="The loop: find people, pose and mask them, look again without them. bmp-n, bmp-v2, bmp-d3, "
+            "bmp-j1; none: find and pose once. See below for what is done where nothing is said.",
+        ),
+    ] = None,
+    passes: Annotated[
+        int | None, typer.Option("--passes", min=1, max=100, metavar="N", help="Passes of the loop at most.")
+    ] = None,
     model: Annotated[
-        str, typer.Option("--model", "-m", metavar="NAME|FILE", help="The pose model; see `bodyloop models`.")
-    ] = "pmpose-n",
+        str | None,
+        typer.Option(
+            "--model", "--pose", "-m", metavar="NAME|FILE", help="The pose model; see `bodyloop models`."
+        ),
+    ] = None,
     card: CardName = None,
     detector: Annotated[
-        str,
+        str | None,
         typer.Option("--detector", metavar="NAME|FILE|none", help="What finds people where no file says so."),
-    ] = "rtmdet-n",
+    ] = None,
+    segmenter: Annotated[
+        str | None, typer.Option("--segmenter", metavar="NAME|FILE", help="What draws the loop's masks.")
+    ] = None,
     threshold: Annotated[
         float | None,
         typer.Option(
@@ -97,24 +121,24 @@ def command(
         typer.Option(
             "--device",
             metavar="NAME",
-            help="Where the pose model runs: cpu, cuda, mps (torch models), or an ONNX provider.",
+            help="Where pose model and segmenter run: cpu, cuda, mps (torch models), or an ONNX provider.",
         ),
     ] = "cpu",
     detector_device: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--detector-device",
             metavar="NAME",
-            help="Where the detector (an ONNX file) runs: cpu, cuda, or an ONNX provider.",
+            help="Where the detector runs; by default an ONNX file on the CPU, any other as --device says.",
         ),
-    ] = "cpu",
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option(
             "--threads",
             min=1,
             metavar="N",
-            help="CPU threads of each network, pose model and detector; all cores by default.",
+            help="CPU threads of each network; all cores by default.",
         ),
     ] = None,
     overwrite: Annotated[
@@ -122,9 +146,14 @@ def command(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find people in photos and estimate their poses.
+    """Find people in photos, estimate their poses, draw their masks.
 
-    Writes one json a photo (docs/schema/people-1.json) and results.json, COCO results of the whole run.
+    Writes one json a photo (docs/schema/people-1.json) and results.json, COCO results of the whole run (keypoints, and
+    masks as RLE).
+
+    Where nothing is said of models or people, the loop of the small models in the package is run (bmp-n). With --model,
+    --detector, --boxes, --masks or --whole-image alone, people are found (or taken as given) and posed once. With
+    --pipeline these play in the loop, which begins with the boxes or masks that are given.
 
     Photos that are done already with the same models and settings are skipped, so a run that was stopped goes
     on when it is started again. A photo that cannot be used is reported and the others go on; the exit code is
@@ -138,14 +167,16 @@ def command(
     if whole_image and (boxes is not None or masks is not None):
         raise typer.BadParameter("--whole-image leaves no question for --boxes or --masks; give one of them")
     given = whole_image or boxes is not None or masks is not None
-    finder = None if detector.lower() == "none" else detector
-    if not given and finder is None:
-        raise typer.BadParameter(
-            "without a detector, say where people are: --boxes, --masks or --whole-image"
-        )
+    config = _loop(
+        pipeline, passes, segmenter, wanted, plain=given or model is not None or detector is not None
+    )
+    names = _names(config, model, detector, segmenter, given)
+    if config is not None and threshold is not None:
+        config = config.changed(detector_threshold=threshold)
 
-    from bodyloop.cli._batch import Models, Run, Work
+    from bodyloop.cli._batch import Run, Work
     from bodyloop.cli._given import GivenFile
+    from bodyloop.cli._models import How, Models
     from bodyloop.cli._photos import find_photos
 
     photos, problems = find_photos(images)
@@ -153,14 +184,12 @@ def command(
         raise typer.BadParameter("; ".join(why for _, why in problems))
     files = [None if f is None else GivenFile(f) for f in (boxes, masks)]
     options = {"flip": flip, "batch_size": batch_size, "maps": "maps" in wanted}
-    models = Models(
-        model, None if given else finder,
-        card=card, device=device, detector_device=detector_device, threads=threads,
-        threshold=threshold, options=options,
-    )  # fmt: skip
-    settings = {"flip": flip, "threshold": threshold, "whole_image": whole_image}
+    how = How(device, detector_device, threads, threshold, options)
+    settings: dict[str, Any] = {"flip": flip, "threshold": threshold, "whole_image": whole_image}
+    if config is not None:
+        settings["loop"] = asdict(config)
     work = Work(out, wanted, settings, whole_image, files[0], files[1], threshold, overwrite)
-    run = Run(models, work)
+    run = Run(Models(names, how, card=card, config=config), work)
     for argument, why in problems:
         run.summary.fail(argument, why)
         run.summary.photos += 1
@@ -175,6 +204,70 @@ def command(
         raise typer.Exit(STOPPED)
     if summary.failed:
         raise typer.Exit(1)
+
+
+def _loop(
+    pipeline: str | None, passes: int | None, segmenter: str | None, wanted: frozenset[str], *, plain: bool
+) -> LoopConfig | None:
+    """The loop that is asked for, or meant; None: people are found and posed once.
+
+    Args:
+        plain: something is said that means so where --pipeline says nothing.
+    """
+    from bodyloop.api import DEFAULT_PIPELINE, PIPELINES
+    from bodyloop.cli._forms import OF_THE_LOOP
+    from bodyloop.loop import find_config
+
+    steps = sorted(wanted & OF_THE_LOOP)
+    needs = {"--passes": passes, "--segmenter": segmenter, f"--save {','.join(steps)}": steps or None}
+    needed = [name for name, value in needs.items() if value is not None]
+    if "mp4" in wanted:
+        from bodyloop.drawing.moving import moving_path
+
+        moving_path("film.mp4")  # says so before an hour's work
+    name = pipeline
+    if name is None and (needed or (not plain and _is_embedded(PIPELINES[DEFAULT_PIPELINE]))):
+        name = DEFAULT_PIPELINE
+    if name is None or name.lower() == "none":
+        if needed:
+            raise typer.BadParameter(f"{needed[0]} is of the loop, which --pipeline none leaves out")
+        return None
+    if name.lower() not in PIPELINES:
+        raise typer.BadParameter(f"--pipeline: unknown {name!r}; known: {', '.join(PIPELINES)}, none")
+    config = find_config(name)
+    return config if passes is None else config.changed(passes=passes)
+
+
+def _is_embedded(names: tuple[str, ...]) -> bool:
+    """Whether all of these models are in the package."""
+    from bodyloop.models.registry import is_embedded, list_models
+
+    embedded = {card.name for card in list_models() if is_embedded(card)}
+    return set(names) <= embedded
+
+
+def _names(
+    config: LoopConfig | None, model: str | None, detector: str | None, segmenter: str | None, given: bool
+) -> dict[str, str]:
+    """The model of each role."""
+    from bodyloop.api import DEFAULT_DETECTOR, DEFAULT_POSE, PIPELINES
+
+    nobody = detector is not None and detector.lower() == "none"
+    if config is not None:
+        if nobody:
+            raise typer.BadParameter(
+                "--detector none: the loop needs somebody to look; --pipeline none does not"
+            )
+        finds, poses, masks = PIPELINES[config.name]
+        return {"detector": detector or finds, "pose": model or poses, "segmenter": segmenter or masks}
+    names = {"pose": model or DEFAULT_POSE}
+    if given:
+        return names
+    if nobody:
+        raise typer.BadParameter(
+            "without a detector, say where people are: --boxes, --masks or --whole-image"
+        )
+    return {**names, "detector": detector or DEFAULT_DETECTOR}
 
 
 def _saved(text: str) -> frozenset[str]:

@@ -38,7 +38,7 @@ REPLAY = (".html", ".htm")
 _STILL = (".png", ".jpg", ".jpeg", ".webp")
 _SHOWN, _LAST, _FADE = 1.6, 3.5, 0.4  # seconds of a station, of the last one, and between two
 _FADES = {".gif": 2, ".mp4": 8}  # frames of a fade
-_SIDE = {".gif": 640, ".mp4": 960}  # px of the longer side of the photo
+_SIDE = {".gif": 640, ".mp4": 960}  # px of the photo's longer side, at most twice its own
 
 
 def draw_loop(
@@ -140,7 +140,8 @@ class LoopDrawing:
         replay (.html), whole or not at all, and return the path.
 
         Args:
-            side: px of the photo's longer side; by default 480 on a sheet, 640 in a .gif, 960 in an .mp4.
+            side: px of the photo's longer side; by default 480 on a sheet, in a .gif 640 and in an .mp4 960, but
+                at most twice the photo's own.
 
         Raises:
             FileError: another ending, or the file cannot be written; an older file of that name stays.
@@ -154,7 +155,8 @@ class LoopDrawing:
             return self.sheet(CELL if side is None else side).save(target)
         if suffix in _FADES:
             moving = moving_path(target)
-            longer = whole("side", _SIDE[suffix] if side is None else side, MAX_SIDE)
+            usual = min(_SIDE[suffix], 2 * max(self.image.size))
+            longer = whole("side", usual if side is None else side, MAX_SIDE)
             frames, seconds = self._film(longer / max(self.image.size), _FADES[suffix])
             return write_moving(frames, seconds, moving)
         if suffix in REPLAY:

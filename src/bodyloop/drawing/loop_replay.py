@@ -390,6 +390,7 @@ def _asked(prompt: Prompt, names: Sequence[str]) -> str:
     parts += ["box"] if prompt.box is not None else []
     parts += ["a first mask"] if prompt.mask is not None else []
     parts += ["maps"] if prompt.maps is not None else []
+    parts += [f"{len(prompt.neighbours)} neighbours"] if prompt.neighbours is not None else []
     return f"sent to the segmenter: {', '.join(parts) or 'nothing'}"
 
 
