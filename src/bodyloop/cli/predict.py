@@ -79,7 +79,7 @@ def command(
             "--pipeline",
             metavar="NAME|none",
             help="The loop: find people, pose and mask them, look again without them. bmp-n, bmp-v2, bmp-d3, "
-            "bmp-j1; none: find and pose once. See below for what is done where nothing is said.",
+            "bmp-j1; none: find and pose once. See above for what is done where nothing is said.",
         ),
     ] = None,
     passes: Annotated[
@@ -151,9 +151,9 @@ def command(
     Writes one json a photo (docs/schema/people-1.json) and results.json, COCO results of the whole run (keypoints, and
     masks as RLE).
 
-    Where nothing is said of models or people, the loop of the small models in the package is run (bmp-n). With --model,
-    --detector, --boxes, --masks or --whole-image alone, people are found (or taken as given) and posed once. With
-    --pipeline these play in the loop, which begins with the boxes or masks that are given.
+    Where nothing is said of models or people, the loop of small models is run (bmp-n) if these are in the package. With
+    --model, --detector, --boxes, --masks or --whole-image alone, people are found (or taken as given) and posed once.
+    With --pipeline these play in the loop, which begins with the boxes or masks that are given.
 
     Photos that are done already with the same models and settings are skipped, so a run that was stopped goes
     on when it is started again. A photo that cannot be used is reported and the others go on; the exit code is
