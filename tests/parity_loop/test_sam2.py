@@ -18,7 +18,7 @@ from bodyloop.masks import Masks  # noqa: E402
 from bodyloop.models.build import shapes_of  # noqa: E402
 from bodyloop.models.keymaps_sam import canonical_sam, recognise_sam, rename  # noqa: E402
 from bodyloop.models.registry import find_card  # noqa: E402
-from bodyloop.nn.sam2 import SIZES, Hiera, sam2  # noqa: E402
+from bodyloop.nn.sam2 import SIZES, choose, sam2, stability  # noqa: E402
 from bodyloop.roles import Prompt  # noqa: E402
 from bodyloop.segment.logits import enlarged, tidy  # noqa: E402
 from bodyloop.segment.sam2 import SamImage, SamSegmenter, network_input  # noqa: E402
@@ -139,8 +139,8 @@ def test_features(answering: tuple[str, SamSegmenter, Image, SamImage]) -> None:
     stored = arrays(f"sam2/{name}.npz")
     close(network_input(image, segmenter.preprocess)[:, ::32, ::32], stored["input_sub"], 1e-5)
     found = {n: np.asarray(a)[0] for n, a in encoded.features.items()}
-    assert found["embedding"].shape == (256, 64, 64)
-    close(found["embedding"][::8, ::4, ::4], stored["image_embed_sub"], 1e-4)
+    assert found["image_embedding"].shape == (256, 64, 64)
+    close(found["image_embedding"][::8, ::4, ::4], stored["image_embed_sub"], 1e-4)
     close(found["high_0"][::4, ::16, ::16], stored["high_res_s0_sub"], 1e-4)
     close(found["high_1"][::4, ::8, ::8], stored["high_res_s1_sub"], 1e-4)
 
@@ -177,12 +177,11 @@ def test_answers(answering: tuple[str, SamSegmenter, Image, SamImage], case: str
 
 def test_which_answer_is_stable() -> None:
     stored = arrays("glue/sam_post.npz")
-    decoder = sam2(Hiera(8, 1, (1, 1, 1, 1), (2,)), 64).mask_decoder
-    logits, iou = (torch.from_numpy(stored[n].copy())[:, None] for n in ("stab_logits", "stab_iou"))
-    close(decoder._get_stability_scores(logits)[:, 0, :1], stored["stab_scores"], 1e-6)
-    masks, score = decoder._dynamic_multimask_via_stability(logits, iou)
-    same(masks[:, 0], stored["stab_masks"])
-    same(score[:, 0], stored["stab_iou_out"])
+    logits, iou = (torch.from_numpy(stored[n].copy()) for n in ("stab_logits", "stab_iou"))
+    close(stability(logits[:, :1]), stored["stab_scores"], 1e-6)
+    mask, score = choose(logits, iou)
+    same(mask[:, None], stored["stab_masks"])
+    same(score[:, None], stored["stab_iou_out"])
 
 
 def test_holes_and_specks() -> None:

@@ -31,6 +31,7 @@ IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
 Kind = Literal["pose", "detector", "segmenter"]
+Input = Literal["uint8-nhwc", "float32-nchw"]
 Head = Literal["probability", "plain", "double", "simple"]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9.+_-]{0,63}")
@@ -63,7 +64,7 @@ class Preprocess:
     order: Literal["rgb", "bgr"] = "rgb"
     padding: float = 1.25
     mask_alpha: float | None = None
-    input: Literal["uint8-nhwc", "float32-nchw"] = "float32-nchw"
+    input: Input = "float32-nchw"
 
     def __post_init__(self) -> None:
         _check_size("size", self.size)

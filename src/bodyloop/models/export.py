@@ -23,7 +23,7 @@ import numpy as np
 
 from bodyloop.errors import FileError, MissingDependency, ModelError
 from bodyloop.maps.kernels import oks_variances
-from bodyloop.models.cards import Card, WeightsFile
+from bodyloop.models.cards import Card, Input, WeightsFile
 
 if TYPE_CHECKING:
     import onnx
@@ -136,8 +136,12 @@ def export_onnx(
     return finish(model, card, path, half=half)
 
 
-def finish(model: onnx.ModelProto, card: Card, path: str | Path, *, half: bool = True) -> Card:
+def finish(
+    model: onnx.ModelProto, card: Card, path: str | Path, *, half: bool = True, input: Input = "uint8-nhwc"
+) -> Card:
     """Strip a fresh ONNX graph, halve its weights, put the card inside, check it and write it.
+
+    ``input``: what the graph takes.
 
     Returns: the card of the new file.
     """
@@ -154,7 +158,7 @@ def finish(model: onnx.ModelProto, card: Card, path: str | Path, *, half: bool =
     target = Path(path)
     own = replace(
         card,
-        preprocess=replace(card.preprocess, input="uint8-nhwc"),
+        preprocess=replace(card.preprocess, input=input),
         weights=WeightsFile(file=target.name, format="onnx"),
     )
     onnx.helper.set_model_props(model, own.to_metadata())

@@ -2,9 +2,9 @@
 
 A picture is encoded once; prompts are decoded as often as wanted. Of a picture remain an embedding and two finer
 feature maps, of a prompt its tokens (box corners, points, always one padding token) and perhaps a mask's logits.
-Encoder and token embedding are written out here over the model's own layers, because transformers' call computes
-position encodings that nobody reads and cannot repeat the published answer to an empty prompt. Video memory is
-left out.
+What happens between the layers is written out here, because transformers' call computes position encodings that
+nobody reads, copies the features for each prompt and cannot repeat the published answer to an empty prompt. Video
+memory is left out.
 
 Source: Ravi et al., "SAM 2: Segment Anything in Images and Videos" (2024); `transformers` Sam2 (Apache-2.0).
 """
@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 
 Features: TypeAlias = Mapping[str, Tensor]
 
-FEATURES = ("embedding", "high_0", "high_1")
+FEATURES = ("image_embedding", "high_0", "high_1")
 """(B, 256, S/16, S/16), (B, 32, S/4, S/4) and (B, 64, S/8, S/8) for pictures of S x S."""
 PADDING, NEGATIVE, POSITIVE, TOP_LEFT, BOTTOM_RIGHT = -1, 0, 1, 2, 3
 """Labels of a prompt's tokens."""
 PATCH, MASK_STRIDE = 16, 4  # input px of a cell of the embedding, and of a logit
+DOUBT, STABLE = 0.05, 0.98  # logits; the share above which a mask is stable
 MULTIPLE = 32  # of which the side of a picture must be one: the deepest stage's stride
 
 
@@ -100,7 +101,7 @@ def encode(network: Sam2Model, images: Tensor) -> dict[str, Tensor]:
             stages.append(x.permute(0, 3, 1, 2))
     above = F.interpolate(deepest(stages[3]), scale_factor=2.0, mode="nearest")
     return {
-        "embedding": deep(stages[2]) + above + network.no_memory_embedding.reshape(1, -1, 1, 1),
+        "image_embedding": deep(stages[2]) + above + network.no_memory_embedding.reshape(1, -1, 1, 1),
         "high_0": decoder.conv_s0(fine(stages[0])),
         "high_1": decoder.conv_s1(middle(stages[1])),
     }
@@ -132,30 +133,51 @@ def embed_masks(network: Sam2Model, masks: Tensor, given: Tensor) -> Tensor:
 
 
 def decode(
-    network: Sam2Model, features: Features, tokens: Tensor, dense: Tensor, *, multimask: bool
+    network: Sam2Model, features: Features, tokens: Tensor, dense: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Masks of P prompts in one picture, or of one prompt in each of P pictures.
 
     Args:
         features: of `encode`, of 1 or P pictures. tokens: (P, T, 256). dense: (P, 256, S/16, S/16).
-        multimask: three masks of a prompt that may mean several things; else one (in evaluation mode the
-            single-mask answer, or the best of the three where that is not stable: spec 5.5).
 
-    Returns: logits (P, M, S/4, S/4), predicted IoU (P, M), logit that there is anything (P,).
+    Returns: logits (P, 4, S/4, S/4) of four answers (one for prompts that mean one thing, three for others),
+        their predicted IoU (P, 4), logit that there is anything (P,).
     """
-    count = len(tokens)
-    embedding, high_0, high_1 = (features[n].expand(count, -1, -1, -1) for n in FEATURES)
+    decoder, embedding = network.mask_decoder, features["image_embedding"]
     with torch.autocast(embedding.device.type, enabled=False):
         positions = network.get_image_wide_positional_embeddings()
-    masks, iou, _, presence = network.mask_decoder(
-        image_embeddings=embedding,
-        image_positional_embeddings=positions.expand(count, -1, -1, -1),
-        sparse_prompt_embeddings=tokens[:, None],
-        dense_prompt_embeddings=dense,
-        multimask_output=multimask,
-        high_resolution_features=[high_0, high_1],
+    asked = torch.cat([decoder.obj_score_token.weight, decoder.iou_token.weight, decoder.mask_tokens.weight])
+    count = tokens.shape[0]  # len() would become a constant in an exported graph
+    answers, cells = decoder.transformer(
+        point_embeddings=torch.cat([asked.expand(count, -1, -1), tokens], dim=1)[:, None],
+        image_embeddings=embedding + dense,
+        image_positional_embeddings=positions,
+        attention_similarity=None,
     )
-    return masks[:, 0], iou[:, 0], presence[:, 0, 0]
+    answers = answers[:, 0]  # (P, 6 + T, 256)
+    x = cells[:, 0].transpose(1, 2).unflatten(2, embedding.shape[2:])
+    x = decoder.activation(decoder.upscale_layer_norm(decoder.upscale_conv1(x) + features["high_1"]))
+    x = decoder.activation(decoder.upscale_conv2(x) + features["high_0"])
+    heads = decoder.output_hypernetworks_mlps
+    kernels = torch.stack([head(answers[:, 2 + i]) for i, head in enumerate(heads)], dim=1)
+    logits = (kernels @ x.flatten(2)).unflatten(2, x.shape[2:])
+    iou = decoder.iou_prediction_head(answers[:, 1])
+    return logits, iou, decoder.pred_obj_score_head(answers[:, 0])[:, 0]
+
+
+def stability(logits: Tensor) -> Tensor:
+    """(...) how little a mask (..., h, w) depends on the threshold: px surely inside over px perhaps inside."""
+    sure = (logits > DOUBT).sum(dim=(-2, -1)).float()
+    perhaps = (logits > -DOUBT).sum(dim=(-2, -1)).float()
+    return torch.where(perhaps > 0, sure / perhaps.clamp(min=1), 1.0)
+
+
+def choose(logits: Tensor, iou: Tensor) -> tuple[Tensor, Tensor]:
+    """One of four answers (P, 4, h, w) and its predicted IoU (P,): the first if it is stable, else the best other."""
+    best = iou[:, 1:].argmax(dim=1) + 1
+    picked = torch.where(stability(logits[:, 0]) >= STABLE, 0, best)
+    mask = logits.gather(1, picked[:, None, None, None].expand(-1, 1, *logits.shape[2:]))
+    return mask[:, 0], iou.gather(1, picked[:, None])[:, 0]
 
 
 class SamEncoder(nn.Module):
@@ -184,7 +206,7 @@ class SamDecoder(nn.Module):
     ``scores`` (P, 3) for prompts that may mean several things; ``presence`` (P,) logit that there is anything.
     """
 
-    inputs = (*FEATURES, "points", "labels", "masks", "given")
+    inputs = (*FEATURES, "points", "labels", "first_masks", "given")
     outputs = ("mask", "score", "masks", "scores", "presence")
 
     def __init__(self, network: Sam2Model) -> None:
@@ -195,36 +217,35 @@ class SamDecoder(nn.Module):
         """Inputs of the right shape and type: ``batch`` prompts of two tokens."""
         side = side_of(self.network)
         return {
-            "embedding": torch.zeros(1, 256, side // 16, side // 16),
+            "image_embedding": torch.zeros(1, 256, side // 16, side // 16),
             "high_0": torch.zeros(1, 32, side // 4, side // 4),
             "high_1": torch.zeros(1, 64, side // 8, side // 8),
             "points": torch.zeros(batch, 2, 2),
             "labels": torch.full((batch, 2), PADDING, dtype=torch.int64),
-            "masks": torch.zeros(batch, 1, side // MASK_STRIDE, side // MASK_STRIDE),
+            "first_masks": torch.zeros(batch, 1, side // MASK_STRIDE, side // MASK_STRIDE),
             "given": torch.zeros(batch, dtype=torch.bool),
         }
 
     def forward(
         self,
-        embedding: Tensor,
+        image_embedding: Tensor,
         high_0: Tensor,
         high_1: Tensor,
         points: Tensor,
         labels: Tensor,
-        masks: Tensor,
+        first_masks: Tensor,
         given: Tensor,
         outputs: Sequence[str] = outputs,
     ) -> dict[str, Tensor]:
-        features = {"embedding": embedding, "high_0": high_0, "high_1": high_1}
-        tokens, dense = embed_points(self.network, points, labels), embed_masks(self.network, masks, given)
-        out: dict[str, Tensor] = {}
-        if not {"mask", "score", "presence"}.isdisjoint(outputs):
-            logits, iou, presence = decode(self.network, features, tokens, dense, multimask=False)
-            out |= {"mask": logits[:, 0], "score": iou[:, 0], "presence": presence}
-        if not {"masks", "scores"}.isdisjoint(outputs):
-            logits, iou, _ = decode(self.network, features, tokens, dense, multimask=True)
-            out |= {"masks": logits, "scores": iou}
-        return {n: out[n] for n in outputs}
+        features = {"image_embedding": image_embedding, "high_0": high_0, "high_1": high_1}
+        tokens, dense = (
+            embed_points(self.network, points, labels),
+            embed_masks(self.network, first_masks, given),
+        )
+        logits, iou, presence = decode(self.network, features, tokens, dense)
+        mask, score = choose(logits, iou)
+        every = (mask, score, logits[:, 1:], iou[:, 1:], presence)
+        return {n: value for n, value in zip(self.outputs, every, strict=True) if n in outputs}
 
 
 def halves(network: nn.Module) -> tuple[SamEncoder, SamDecoder]:

@@ -23,8 +23,7 @@ from bodyloop.models.cards import Card, Preprocess, Segmentation
 from bodyloop.roles import Encoded, MaskResult, Prompt
 from bodyloop.segment.logits import Floats, as_masks, from_mask, stretched
 
-FEATURES = ("embedding", "high_0", "high_1")  # what the encoder gives and the decoder takes
-PROMPT = ("points", "labels", "masks", "given")  # what else the decoder takes
+FEATURES = ("image_embedding", "high_0", "high_1")  # what the encoder gives and the decoder takes
 TOP_LEFT, BOTTOM_RIGHT, PADDING = 2, 3, -1  # labels beside those of points
 STRIDE = 4  # input px of a logit
 LIMIT = 32.0  # logits that are handed out lie within it
@@ -65,8 +64,9 @@ class SamSegmenter:
 
     Args:
         encoder: takes ``images`` (B, 3, S, S) normalised, gives `FEATURES`.
-        decoder: takes the features of one picture, ``points`` (P, T, 2) in input px, ``labels`` (P, T), ``masks``
-            (P, 1, S/4, S/4) logits and ``given`` (P,) which of them count; gives mask and score, masks and scores.
+        decoder: takes the features of one picture, ``points`` (P, T, 2) in input px, ``labels`` (P, T),
+            ``first_masks`` (P, 1, S/4, S/4) logits and ``given`` (P,) which of them count; gives mask and score, and
+            masks and scores.
         preprocess, segmentation: of the model's card.
         pictures, prompts: largest numbers in one call of the engines.
 
@@ -124,7 +124,11 @@ class SamSegmenter:
         out: list[SamImage] = []
         for start in range(0, len(images), self._pictures):
             some = images[start : start + self._pictures]
-            features = held(self.encoder, {"images": np.stack([network_input(i, self.preprocess) for i in some])}, FEATURES)
+            features = held(
+                self.encoder,
+                {"images": np.stack([network_input(i, self.preprocess) for i in some])},
+                FEATURES,
+            )
             for n, image in enumerate(some):
                 own = {name: features[name][n : n + 1] for name in FEATURES}
                 out.append(SamImage(image.size, own, self.encoder))
@@ -247,6 +251,6 @@ class SamSegmenter:
         return {
             "points": np.stack([tokens[i][0] for i in where]),
             "labels": np.stack([tokens[i][1] for i in where]),
-            "masks": masks,
+            "first_masks": masks,
             "given": np.array([given[i] is not None for i in where]),
         }
