@@ -276,9 +276,12 @@ def config_of_an_unknown_name(rng: Rng) -> object:
     return find_config(choose(rng, ["bmp-v1", "bmp", "BMP_D4", "j1", "", "../bmp-v2", "bmp-v2.yaml", "né"]))
 
 
-@kind("crop needs prompt_box")
+@kind("crop needs prompt_box", "crop sends points and box")
 def config_that_contradicts_itself(rng: Rng) -> object:
-    return LoopConfig(crop=True, passes=int(rng.integers(1, 5)))
+    also = choose(
+        rng, [{}, {"prompt_box": True, "prompt_mask": True}, {"prompt_box": True, "prompt_maps": True}]
+    )
+    return LoopConfig(crop=True, passes=int(rng.integers(1, 5)), **also)
 
 
 # ---- given people and pictures -----------------------------------------------------------------------------

@@ -177,9 +177,10 @@ class TestExclusive:
         assert exclusive(Masks.empty(2, (5, 5)), [0.1, 0.2]).present.tolist() == [False, False]
 
     def test_claims(self) -> None:
-        people = People((9, 9), scores=[0.4, np.nan, 0.6], mask_scores=[0.9, np.nan, np.nan])
-        np.testing.assert_allclose(claims(people), [0.9, 1, 0.6], rtol=1e-6)
-        assert claims(People((9, 9), boxes=[[0, 0, 1, 1]])).tolist() == [1]
+        parts = [People((9, 9), scores=[0.4, np.nan, 0.6]), People((9, 9), boxes=[[0, 0, 1, 1]])]
+        np.testing.assert_allclose(
+            claims(parts, np.float32([0.9, np.nan, np.nan, np.nan])), [0.9, 1, 0.6, 1], rtol=1e-6
+        )
 
 
 def test_changed() -> None:

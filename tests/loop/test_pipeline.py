@@ -251,6 +251,14 @@ class TestMasks:
         ]
         assert (full.encoded[1].pixels == PHOTO.pixels[:, :60]).all()
 
+    def test_crop_of_a_box_without_a_whole_pixel(self) -> None:
+        tiny = person(159, box=[159.9, 10.1, 160.4, 10.2])
+        drawer = Drawer(lambda p: (np.ones((1, 1), bool), 0.9))
+        people = run(
+            PLAIN.changed(passes=1, crop=True, prompt_box=True), [tiny], segmenter=drawer
+        ).result.people
+        assert people.masks is not None and people.masks.boxes.tolist() == [[159, 10, 160, 11]]
+
     def test_a_run_that_sends_boxes(self) -> None:
         stage = run(PLAIN.changed(passes=1, prompt_box=True), [LEFT, RIGHT])
         assert [p.box.tolist() for p in stage.segmenter.prompts] == [[10, 5, 50, 100], [110, 5, 150, 100]]

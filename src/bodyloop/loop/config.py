@@ -155,6 +155,8 @@ class LoopConfig:
             raise ConfigError(f"loop: parity must be a Parity, got {self.parity!r}")
         if self.crop and not self.prompt_box:
             raise ConfigError("loop: crop needs prompt_box, the box is what is cut out")
+        if self.crop and (self.prompt_mask or self.prompt_maps or self.prompt_neighbours):
+            raise ConfigError("loop: crop sends points and box; leave out prompt_mask, _maps and _neighbours")
 
     def changed(self, **changes: object) -> LoopConfig:
         """The same configuration with other values.

@@ -117,13 +117,11 @@ def exclusive(masks: Masks, claims: Sequence[float] | npt.NDArray[np.floating]) 
     return Masks.concat(out) if out else masks
 
 
-def claims(people: People) -> npt.NDArray[np.float64]:
-    """(N,) with what each person claims its pixels: the mask's score, without one the box's, else 1."""
-    out = np.ones(len(people))
-    for column in (people.scores, people.mask_scores):
-        if column is not None:
-            out = np.where(np.isfinite(column), column, out)
-    return out
+def claims(parts: Sequence[People], mask_scores: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """(N,) with what everybody claims its pixels: the mask's score, where there is none the box's, else 1."""
+    boxes = [np.full(len(p), np.nan) if p.scores is None else p.scores for p in parts]
+    some = np.where(np.isfinite(mask_scores), mask_scores, np.concatenate(boxes))
+    return np.where(np.isfinite(some), some, 1.0)
 
 
 def changed(before: Masks, after: Masks) -> Bools:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -124,17 +124,11 @@ class OnePicture:
         known = self.known
         hidden = Masks.empty(0, self.image.size) if known is None or known.masks is None else known.masks
         found = self._detect(number, hidden)
-        nobody = Pass(
-            number, hidden, found, found, np.zeros(0, np.int64), np.zeros(0, np.int64), (),
-            found, self._everybody(), {},
-        )  # fmt: skip
         if not len(found):
-            return replace(nobody, seconds=self.watch.seconds())
-        posed = self._pose(found)
-        posed, kept, lost_known = self._thin_out(posed, number)
+            return self._nobody_new(number, hidden, found, found)
+        posed, kept, lost_known = self._thin_out(self._pose(found), number)
         if not len(kept):
-            nobody = replace(nobody, posed=posed, refined=posed[kept])
-            return replace(nobody, seconds=self.watch.seconds())
+            return self._nobody_new(number, hidden, found, posed)
         stays = np.setdiff1d(np.arange(0 if known is None else len(known)), lost_known)
         old = None if known is None or not len(stays) else known[stays]
         new, old, prompts = self._refine(posed[kept], old, number)
@@ -142,6 +136,11 @@ class OnePicture:
         return Pass(
             number, hidden, found, posed, kept, lost_known, prompts, new, self.known, self.watch.seconds()
         )
+
+    def _nobody_new(self, number: int, hidden: Masks, found: People, posed: People) -> Pass:
+        none = np.zeros(0, np.int64)
+        known = self._everybody()
+        return Pass(number, hidden, found, posed, none, none, (), posed[none], known, self.watch.seconds())
 
     def _detect(self, number: int, hidden: Masks) -> People:
         """Who is looked at in this pass: given, or found beside those painted black."""
@@ -203,7 +202,9 @@ class OnePicture:
                 break
             before = _masks_of(everybody)
             again = self._pose(everybody[todo])
-            again = _told(again, dict.fromkeys(range(len(again)), Change("pose", "by its mask", number)))
+            again = _told(
+                again, dict.fromkeys(range(len(again)), Change("pose", "estimated again by its mask", number))
+            )
             rest = None if todo.all() else everybody[~todo]
             again, rest, sent = self._segment(again, rest, number)
             places = np.argsort(np.r_[np.flatnonzero(todo), np.flatnonzero(~todo)])
@@ -246,13 +247,12 @@ class OnePicture:
                 notes[i] = Change("mask", why, number)
         masks = Masks.concat(drawn)
         if c.exclusive and len(masks) > 1:
-            whole = people if others is None else People.concat([_bare(people), _bare(others)])
-            masks = exclusive(masks, claims(whole.replace(mask_scores=scores)))
-        people = _told(people.replace(masks=masks[:n], mask_scores=scores[:n]), notes)
+            masks = exclusive(masks, claims([p for p in (people, others) if p is not None], scores))
+        people = _told(people, notes, masks=masks[:n], mask_scores=scores[:n])
         if others is not None and not c.parity.keep_old_masks:
             room = np.flatnonzero(changed(before[n:], masks[n:])).tolist()
             made = dict.fromkeys(room, Change("mask", "made room for somebody found later", number))
-            others = _told(others.replace(masks=masks[n:], mask_scores=scores[n:]), made)
+            others = _told(others, made, masks=masks[n:], mask_scores=scores[n:])
         return people, others, tuple(x.prompt for x in choices[:n])
 
     def _taken(self, before: Masks, mask: Masks, choice: Choice) -> tuple[Masks, str]:
@@ -301,8 +301,9 @@ class OnePicture:
 def _surroundings(box: npt.NDArray[np.float32], size: tuple[int, int]) -> list[int]:
     """A box half as large again about its centre, in whole px within the picture."""
     centre, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) * np.float32(CROPPED / 2)
-    around = np.rint(np.concatenate([centre - half, centre + half]))
-    return [int(v) for v in np.clip(around, 0, np.tile(size, 2))]
+    low = np.clip(np.rint(centre - half), 0, np.array(size) - 1)  # a pixel at least
+    high = np.clip(np.rint(centre + half), low + 1, size)
+    return [int(v) for v in (*low, *high)]
 
 
 def _masks_of(people: People, others: People | None = None) -> Masks:
@@ -316,15 +317,14 @@ def _bare(people: People) -> People:
     return people.replace(maps=None, features=None)
 
 
-def _told(people: People, changes: dict[int, Change]) -> People:
-    """The people with one more change in the histories of some."""
-    if not changes or people.provenance is None:
-        return people
-    told = [
-        replace(h, changes=(*h.changes, changes[i])) if i in changes else h
-        for i, h in enumerate(people.provenance)
-    ]
-    return people.replace(provenance=tuple(told))
+def _told(people: People, changes: dict[int, Change], **columns: Any) -> People:
+    """The people with one more change in the histories of some, and other columns."""
+    if changes and people.provenance is not None:
+        columns["provenance"] = tuple(
+            replace(h, changes=(*h.changes, changes[i])) if i in changes else h
+            for i, h in enumerate(people.provenance)
+        )
+    return people.replace(**columns) if columns else people
 
 
 def _drop(why: Lost, known: int, number: int) -> Change:
