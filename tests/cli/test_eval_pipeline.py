@@ -48,6 +48,19 @@ def test_a_photo_that_fails(judge: Call, data: Path) -> None:
     assert "FAILED" in result.stdout and "dev1.png" in result.stderr
 
 
+def test_roles_that_know_the_labels(data: Path) -> None:
+    """Everything that is labelled, and nothing else."""
+    roles = ("--detector", "true-boxes", "--pose", "true-poses", "--segmenter", "true-masks")
+    result = call("eval", "pipeline", "bmp-n", "--data", data, *roles, "--json")
+    assert result.exit_code == 0, result.stderr
+    intervals = json.loads(result.stdout)["stages"][0]["intervals"]
+    assert {task: round(i["value"], 6) for task, i in intervals.items()} == {
+        "boxes": 1,
+        "masks": 1,
+        "keypoints": 1,
+    }
+
+
 def test_crowds(judge: Call) -> None:
     result = judge("crowds", "--oracle", "--json", "--set", "selection=closest")
     assert result.exit_code == 0, result.stderr

@@ -20,16 +20,21 @@ if TYPE_CHECKING:
     from bodyloop.eval.pipeline_run import PipelineRun
     from bodyloop.loop import BodyLoop
 
-TRUE_MASKS = "true-masks"  # a segmenter that knows the labels
-ORACLE = "oracle"  # a detector that does, but takes the two who overlap most for one
+ORACLE = "oracle"  # a detector that knows the labels, but takes the two who overlap most for one
+TRUE_BOXES, TRUE_POSES, TRUE_MASKS = "true-boxes", "true-poses", "true-masks"  # those labelled
 
 Pipeline = Annotated[str, typer.Argument(metavar="PIPELINE", help="bmp-n, bmp-v2, bmp-d3 or bmp-j1.")]
 Detects = Annotated[
     str | None,
-    typer.Option("--detector", metavar="NAME|FILE", help=f"Instead of the pipeline's; {ORACLE}: see below."),
+    typer.Option(
+        "--detector", metavar="NAME|FILE", help=f"Instead of the pipeline's; {TRUE_BOXES}: those labelled."
+    ),
 ]
 Poses = Annotated[
-    str | None, typer.Option("--pose", metavar="NAME|FILE", help="Instead of the pipeline's pose model.")
+    str | None,
+    typer.Option(
+        "--pose", metavar="NAME|FILE", help=f"Instead of the pipeline's; {TRUE_POSES}: those labelled."
+    ),
 ]
 Segments = Annotated[
     str | None,
@@ -216,9 +221,11 @@ def load(
 ) -> BodyLoop:
     """A pipeline with some roles played by others: models, or those who know the labels of some photos."""
     from bodyloop.api import load_pipeline
-    from bodyloop.eval.oracle import MergingOracle, TrueMasks
+    from bodyloop.eval.oracle import MergingOracle, TrueBoxes, TrueMasks, TruePoses
 
-    knowing: dict[str, Any] = {ORACLE: MergingOracle, TRUE_MASKS: TrueMasks}
+    knowing: dict[str, Any] = {
+        ORACLE: MergingOracle, TRUE_BOXES: TrueBoxes, TRUE_POSES: TruePoses, TRUE_MASKS: TrueMasks
+    }  # fmt: skip
     given: dict[str, Any] = {
         role: knowing[n](photos) if n in knowing else n for role, n in roles.items() if n is not None
     }
