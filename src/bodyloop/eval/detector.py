@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 
 from bodyloop.data.cropcoco_folder import make_folder
-from bodyloop.errors import InputError
 from bodyloop.eval import bootstrap as boot
 from bodyloop.eval.boxes import BoxReport, evaluate_boxes
 from bodyloop.eval.instance_masks import MaskReport, evaluate_masks
-from bodyloop.eval.photos import IMAGES_AT_ONCE, PhotoSet, Progress, stem_of, write_json
+from bodyloop.eval.photos import IMAGES_AT_ONCE, PhotoSet, Progress, person_category, stem_of, write_json
 from bodyloop.eval.protocols import rules
 from bodyloop.geometry import boxes_to_xywh
 from bodyloop.roles import Detector
@@ -109,7 +108,7 @@ def evaluate_detector(
     """
     rules(protocol)  # an unknown one is refused before the model runs
     photos = PhotoSet.open(annotations, images).first(limit)
-    person = _person_category(photos)
+    person = person_category(photos)
     records = [i for i in photos.document["images"] if _complete(i)]
     ids = {i["id"] for i in records}
     document = {
@@ -167,13 +166,3 @@ def _judged_masks(
 def _complete(image: Mapping[str, Any]) -> bool:
     complete = image.get("complete")
     return not isinstance(complete, Mapping) or bool(complete.get("boxes", True))
-
-
-def _person_category(photos: PhotoSet) -> int:
-    categories = photos.document["categories"]
-    named = [c["id"] for c in categories if c.get("name") == "person"]
-    if not named and len(categories) == 1:
-        named = [categories[0]["id"]]
-    if not named:
-        raise InputError(f"{photos.origin}: no category named 'person' among {len(categories)}")
-    return int(named[0])
