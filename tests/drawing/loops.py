@@ -118,6 +118,7 @@ def run(
 
 
 def crowd(n: int) -> tuple[Image, LoopResult]:
-    """``n`` people side by side."""
-    image = photo((20 * n + 7, 75))
-    return run([[(20 * i + 4, 8, 20 * i + 19, 70) for i in range(n)]], image, CONFIG.changed(passes=1))
+    """``n`` people in rows of twelve."""
+    image = photo((247, 72 * (1 + (n - 1) // 12) + 3))
+    boxes = [(20 * x + 4, 72 * y + 6, 20 * x + 19, 72 * y + 68) for y, x in (divmod(i, 12) for i in range(n))]
+    return run([boxes], image, CONFIG.changed(passes=1))

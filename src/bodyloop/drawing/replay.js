@@ -93,11 +93,15 @@
       const b = e.getBBox(), who = Number(e.dataset.who), old = corner.get(who);
       if (b.width || b.height) corner.set(who, old ? [Math.min(old[0], b.x), Math.min(old[1], b.y)] : [b.x, b.y]);
     }
-    const u = unit();
-    for (const [who, [x, y]] of corner) {
-      const text = [D.who[who].short, scores[who]].filter(Boolean).join("  ");
+    const u = unit(), placed = [], rank = who => (colours(who)[2] === GREY[2] ? D.who.length : 0) + who;
+    const meet = (a, b) => a.x < b.x + b.width && b.x < a.x + a.width && a.y < b.y + b.height && b.y < a.y + a.height;
+    for (const [who, [x, y]] of [...corner].sort((a, b) => rank(a[0]) - rank(b[0]))) {
       const mine = svg("g", {"data-who": who}, names);
-      svg("text", {class: "label", x: Math.max(x, 2 * u), y: Math.max(y, 17 * u), fill: colours(who)[0]}, mine).textContent = text;
+      const text = svg("text", {class: "label", x: Math.max(x, 2 * u), y: Math.max(y, 17 * u), fill: colours(who)[0]}, mine);
+      text.textContent = [D.who[who].short, scores[who]].filter(Boolean).join("  ");
+      const room = text.getBBox();
+      if (placed.some(b => meet(b, room))) mine.classList.add("crowded");  // shown when its person is looked at
+      else placed.push(room);
     }
   }
 
@@ -272,7 +276,7 @@
     b.addEventListener("click", () => { stop(); go(D.steps.findIndex(s => s.pass === pass)); });
   }
   lists();
-  new ResizeObserver(measure).observe(view);
+  new ResizeObserver(() => { if (Number(view.style.getPropertyValue("--u")) !== unit()) go(at, true); }).observe(view);
   if (D.steps.length) go(at, true);
   else { $("station").textContent = "No pass was made"; light(); }
 })();
