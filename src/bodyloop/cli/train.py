@@ -138,7 +138,7 @@ def task_of(config: TrainConfig) -> Task:
     Raises:
         ConfigError: an unknown task, or data that is not there.
     """
-    from bodyloop.train.config import DetectorConfig, Pose2SegConfig, PoseConfig
+    from bodyloop.train.config import DetectorConfig, Pose2SegConfig, PoseConfig, SamConfig
 
     if isinstance(config, PoseConfig):
         from bodyloop.train.pose import PoseTask
@@ -152,6 +152,10 @@ def task_of(config: TrainConfig) -> Task:
         from bodyloop.train.pose2seg import Pose2SegTask
 
         return Pose2SegTask(config)
+    if isinstance(config, SamConfig):
+        from bodyloop.train.sam import SamTask
+
+        return SamTask(config)
     raise ConfigError(f"nothing trains a {type(config).__name__}")
 
 

@@ -247,10 +247,38 @@ class Pose2SegConfig(TrainConfig):
     train_depthwise: bool = False
 
 
+@dataclass(frozen=True)
+class SamConfig(TrainConfig):
+    """What the fine-tuning of a SAM on people needs beyond the loop.
+
+    Attributes:
+        pose: model whose poses prompt the evaluation. validation: COCO-layout file below ``data``; empty: none.
+        least_area: px^2 of a box that a person must exceed.
+        flip: probability. rotate, shear: degrees at most. colour: strength, 1 as published. grey: probability.
+        corrections: rounds after the first.
+        keypoint, truth: probabilities that a correction is a keypoint, and that a pixel is one of the true mask.
+    """
+
+    task: str = "sam"
+    model: str = "sam-pose2seg-b+"
+    pose: str = "pmpose-n"
+    validation: str = "coco/dev.json"
+    least_area: float = 400.0
+    flip: float = 0.5
+    rotate: float = 25.0
+    shear: float = 20.0
+    colour: float = 1.0
+    grey: float = 0.05
+    corrections: int = 7
+    keypoint: float = 0.5
+    truth: float = 0.1
+
+
 TASKS: dict[str, type[TrainConfig]] = {
     "pose": PoseConfig,
     "detector": DetectorConfig,
     "segmenter": Pose2SegConfig,
+    "sam": SamConfig,
 }
 
 
