@@ -1,13 +1,14 @@
-"""Writes a detector as one self-sufficient ONNX file: pixels in, boxes and scores of all priors out.
+"""Writes a detector as one self-sufficient ONNX file: pixels in; boxes, scores and what masks are made of out.
 
-Normalisation and box decoding are inside, the card in the metadata; thresholds and non-maximum suppression
-stay outside, where the card's numbers can be changed. Weights are stored in half precision.
+Normalisation and box decoding are inside, the card in the metadata. Thresholds and non-maximum suppression stay
+outside, where the card's numbers can be changed, and masks are drawn for the people kept alone; or everything is
+inside, and the file gives people. Large weights are stored in half precision.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from bodyloop.errors import ModelError
 from bodyloop.models.cards import Card
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from bodyloop.nn.rtmdet import DetectorFunction
+    from bodyloop.nn.suppression import PeopleFunction
+
+Suppression = Literal["outside", "inside"]
 
 
 def detector_function(network: nn.Module, card: Card) -> DetectorFunction:
@@ -35,15 +39,42 @@ def detector_function(network: nn.Module, card: Card) -> DetectorFunction:
     return DetectorFunction(network, p.size, mean=p.mean, std=p.std, bgr=p.order == "bgr").eval()
 
 
-def export_detector(network: nn.Module, card: Card, path: str | Path, *, half: bool = True) -> Card:
+def people_function(network: nn.Module, card: Card) -> PeopleFunction:
+    """`detector_function` with the card's thresholds and the suppression behind it.
+
+    Raises:
+        ModelError: the card is of another kind.
+    """
+    from bodyloop.nn.suppression import PeopleFunction
+
+    function, d = detector_function(network, card), card.detection
+    assert d is not None  # a card of a detector has it
+    return PeopleFunction(
+        function, person=d.person_class, score_threshold=d.score_threshold, iou=d.nms_iou,
+        per_level=d.nms_pre, limit=d.max_per_image,
+    ).eval()  # fmt: skip
+
+
+def export_detector(
+    network: nn.Module,
+    card: Card,
+    path: str | Path,
+    *,
+    half: bool = True,
+    suppression: Suppression = "outside",
+) -> Card:
     """Write ``network`` with its card as an ONNX file.
 
-    The file takes ``images`` (batch, h, w, 3) uint8 RGB of the card's size with any batch and gives ``boxes``
-    (batch, P, 4) ``x1 y1 x2 y2`` in input px and ``scores`` (batch, P, classes).
+    The file takes ``images`` (batch, h, w, 3) uint8 RGB of the card's size with any batch. It gives, for P priors,
+    ``boxes`` (batch, P, 4) ``x1 y1 x2 y2`` in input px, ``scores`` and ``logits`` (batch, P, classes), and of
+    networks that draw masks ``kernels`` (batch, P, 169) and ``prototypes`` (batch, 8, h/8, w/8). With the suppression
+    inside it gives, for K people of all pictures, ``picture`` (K,), ``boxes`` (K, 4), ``scores`` (K,) and ``masks``
+    (K, h/8, w/8), logits.
 
     Args:
         network: an `RTMDet`, weights loaded; it is left as it was.
         half: store large weights as float16.
+        suppression: where thresholds and non-maximum suppression are; inside they are the card's for good.
 
     Returns: the card as it stands in the file.
 
@@ -56,7 +87,8 @@ def export_detector(network: nn.Module, card: Card, path: str | Path, *, half: b
     import torch
 
     was_training = network.training
-    function = detector_function(network, card)
+    make = people_function if suppression == "inside" else detector_function
+    function = make(network, card)
     batch = torch.export.Dim("batch")
     try:
         with quiet():
@@ -68,8 +100,11 @@ def export_detector(network: nn.Module, card: Card, path: str | Path, *, half: b
                 output_names=list(function.outputs),
                 dynamic_shapes=({0: batch},),
                 opset_version=OPSET,
+                custom_translation_table=_translations() if suppression == "inside" else None,
                 verbose=False,
             )
+    except torch.onnx.OnnxExporterError as e:
+        raise ModelError(f"torch could not write the network as ONNX: {str(e).splitlines()[0]}") from e
     finally:
         network.train(was_training)
     if program is None:
@@ -78,7 +113,21 @@ def export_detector(network: nn.Module, card: Card, path: str | Path, *, half: b
     return finish(model, card, path, half=half)
 
 
-def _as_tuple(function: DetectorFunction) -> nn.Module:
+def _translations() -> dict[Any, Any]:
+    """Our own operator in ONNX's."""
+    import torch
+    from onnxscript import opset18
+
+    op: Any = opset18  # its annotations are those of values, not of graphs
+
+    def suppress(boxes: Any, logits: Any, limit: int, iou: float, floor: float) -> Any:
+        numbers = ({"value_ints": [limit]}, {"value_floats": [iou]}, {"value_floats": [floor]})
+        return op.NonMaxSuppression(boxes, logits, *(op.Constant(**n) for n in numbers))
+
+    return {torch.ops.bodyloop.suppress.default: suppress}
+
+
+def _as_tuple(function: DetectorFunction | PeopleFunction) -> nn.Module:
     """The exporter wants outputs in a tuple."""
     import torch
 
@@ -88,7 +137,7 @@ def _as_tuple(function: DetectorFunction) -> nn.Module:
             self.function = function
 
         def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            out = self.function(images)
+            out = self.function(images, function.outputs)
             return tuple(out[n] for n in function.outputs)
 
     return Graph().eval()

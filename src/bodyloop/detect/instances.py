@@ -87,17 +87,20 @@ def person_masks(
     return paper.masks()
 
 
-def masks_in_photo(logits: Floats, place: Letterbox, swapped: bool = False) -> Masks:
+def masks_in_photo(
+    logits: Floats, place: Letterbox, swapped: bool = False, within: Floats | None = None
+) -> Masks:
     """Masks from logits (N, h, w) on a grid over the network's input; positive is inside.
 
     Args:
         place: where the photo lies in the input.
         swapped: take the factor of the width for the height and that of the height for the width, as the
             published system does; rows or columns may then be left without mask.
+        within: (N, 4) boxes in photo px; pixels whose centre lies outside stay empty.
     """
     paper = _Paper.of(place, logits.shape[1:], swapped)
-    for one in logits:
-        paper.draw(one)
+    for i, one in enumerate(logits):
+        paper.draw(one, None if within is None else within[i])
     return paper.masks()
 
 
@@ -145,6 +148,12 @@ def _lines(
     return low, np.minimum(low + 1, m - 1), at - low
 
 
+def _cut(pixels: slice, low: float, high: float) -> slice:
+    """Those of the pixels whose centre (at i + 0.5) lies in low..high."""
+    start = max(pixels.start, math.ceil(low - 0.5))
+    return slice(start, max(start, min(pixels.stop, math.floor(high + 0.5))))
+
+
 class _Paper:
     """A photo on which one person's mask after the other is drawn."""
 
@@ -161,8 +170,8 @@ class _Paper:
             h, w, fy, fx = min(h, whole_h), min(w, whole_w), ch / whole_h, cw / whole_w
         return cls(_Axis.of(h, ch, grid[0], fy), _Axis.of(w, cw, grid[1], fx), place.photo)
 
-    def draw(self, logits: Floats) -> None:
-        """One more person, logits (h, w)."""
+    def draw(self, logits: Floats, box: Floats | None = None) -> None:
+        """One more person, logits (h, w); no pixel outside the box."""
         inside = logits > 0
         rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
         if not len(rows):
@@ -170,6 +179,8 @@ class _Paper:
             return
         y, down = self.rows.around(rows)
         x, across = self.columns.around(columns)
+        if box is not None:
+            x, y = _cut(x, box[0], box[2]), _cut(y, box[1], box[3])
         enlarged = self.rows.weights[y, down] @ logits[down, across] @ self.columns.weights[x, across].T
         self._keep(x.start, y.start, enlarged > 0)
 

@@ -243,6 +243,7 @@ def select(
     detection: Detection,
     parity: DetectorParity,
     ranks: Floats | None = None,
+    levels: Sequence[int] | None = None,
 ) -> Chosen:
     """The detections of one photo among all priors.
 
@@ -252,9 +253,10 @@ def select(
     Args:
         boxes: (P, 4) ``x1 y1 x2 y2`` in input px. scores: (P, C) of the classes that compete.
         ranks: (P, C) what decides which is better, if not the scores: they may be equal where logits are not.
+        levels: number of priors of each level, if they are not those of RTMDet.
     """
     ranks = scores if ranks is None else ranks
-    chosen = _best_of_levels(scores, ranks, level_sizes(place.canvas), detection)
+    chosen = _best_of_levels(scores, ranks, levels or level_sizes(place.canvas), detection)
     prior, label = np.divmod(chosen, scores.shape[1])
     b, sound = _to_photo(boxes[prior], place, parity)
     b, prior, label = b[sound], prior[sound], label[sound]

@@ -117,6 +117,20 @@ class OnnxEngine:
         """The file's metadata, text by key."""
         return self._metadata
 
+    def takes(self) -> dict[str, tuple[np.dtype[np.generic], tuple[int | None, ...]]]:
+        """Type and shape of each input; None where the file leaves a length open.
+
+        Raises:
+            ModelError: onnxruntime refuses the file, or an input is not of numbers.
+        """
+        out: dict[str, tuple[np.dtype[np.generic], tuple[int | None, ...]]] = {}
+        for i in self._session(frozenset(self._outputs)).get_inputs():
+            if i.type not in _TYPES:
+                raise ModelError(f"{self._where}: input {i.name!r} is a {i.type}")
+            shape = tuple(d if isinstance(d, int) and d > 0 else None for d in i.shape)
+            out[i.name] = np.dtype(_TYPES[i.type]), shape
+        return out
+
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Outputs of one batch; only what they need is computed.
 

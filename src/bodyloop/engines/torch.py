@@ -20,7 +20,7 @@ from bodyloop.engines import Array
 from bodyloop.errors import InputError, MissingDependency, ModelError
 
 Precision = Literal["fp32", "bf16", "fp16"]
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Function(Protocol):
@@ -53,10 +53,10 @@ class TorchEngine:
     def __init__(
         self, module: nn.Module, *, device: str = "cpu", dtype: Precision = "fp32", compile: bool = False
     ) -> None:
-        if dtype not in _DTYPES:
-            raise InputError(f"unknown precision {dtype!r}; known: {', '.join(_DTYPES)}")
-        self._device = _checked(device)
-        self._dtype = _DTYPES[dtype]
+        if dtype not in DTYPES:
+            raise InputError(f"unknown precision {dtype!r}; known: {', '.join(DTYPES)}")
+        self._device = checked_device(device)
+        self._dtype = DTYPES[dtype]
         for name in ("inputs", "outputs", "blank"):
             if not hasattr(module, name):
                 raise ModelError(f"{type(module).__name__} has no {name!r}: it is not a network function")
@@ -136,7 +136,7 @@ class TorchEngine:
         return torch.autocast(self._device.type, dtype=self._dtype)
 
 
-def _checked(name: str) -> torch.device:
+def checked_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as e:

@@ -183,7 +183,20 @@ def _from_file(path: Path) -> _Found:
     return _Found(infer_card(read_checkpoint(path), list_models()), path)
 
 
-def _card_of_onnx(path: Path) -> Card:
+def bare_onnx(model: str | Path | Card) -> Path | None:
+    """The file, if an ONNX file is meant that has no card, neither inside nor beside.
+
+    Raises:
+        ModelError, FileError: the file is damaged, or cannot be read.
+        ConfigError: the card inside is malformed.
+    """
+    path = Path(str(model))
+    if isinstance(model, Card) or path.suffix.lower() != ".onnx" or not _is_file(path):
+        return None
+    return path if not path.with_suffix(".toml").is_file() and _card_inside(path) is None else None
+
+
+def _card_inside(path: Path) -> Card | None:
     from bodyloop.engines._graph import graph_names
 
     try:
@@ -195,7 +208,11 @@ def _card_of_onnx(path: Path) -> Card:
         raise FileError(f"cannot read {path}: {e.strerror or e}") from e
     except ModelError as e:
         raise ModelError(f"{path}: {e}") from None
-    card = Card.from_metadata(metadata, str(path))
+    return Card.from_metadata(metadata, str(path))
+
+
+def _card_of_onnx(path: Path) -> Card:
+    card = _card_inside(path)
     if card is None:
         raise ModelError(
             f"{path}: holds no card that says how to feed it; write one, as "

@@ -153,7 +153,7 @@ def dynamic_masks(kernels: Tensor, prototypes: Tensor, points: Tensor, strides: 
     Raises:
         ModelError: arrays that do not fit each other.
     """
-    n, (h, w) = len(kernels), prototypes.shape[-2:]
+    n, (h, w) = kernels.shape[0], prototypes.shape[-2:]
     if kernels.shape != (n, KERNEL) or points.shape != (n, 2) or strides.shape != (n,):
         raise ModelError(
             f"dynamic masks: kernels (N, {KERNEL}), points (N, 2), strides (N,) are needed, "
