@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bodyloop.data.formats import read_labels
+from bodyloop.images import Image
+from bodyloop.masks import Masks
+from bodyloop.roles import MaskResult, Prompt
 from tests.cli.conftest import call, run
 from tests.data.sets import pack, people, write
 
@@ -90,7 +95,38 @@ def test_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert report["counts"] == {"made": 1, "kept": 1, "small": 0, "empty": 0}
     assert call("data", "check", tmp_path / "out.json").exit_code == 0
     wrong = call("data", "masks", *where[:3], "--segmenter", "of_the_command")
-    assert wrong.exit_code == 1 and "expected package.module:function" in wrong.stderr
+    assert wrong.exit_code == 1 and "or name a function as package.module:function" in wrong.stderr
+
+
+def test_masks_by_a_segmenter_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Prompt] = []
+
+    class Boxes:
+        """Fills the box of who has a visible keypoint."""
+
+        def encode(self, images: Sequence[Image]) -> Sequence[tuple[int, int]]:
+            return [i.size for i in images]
+
+        def segment(self, encoded: tuple[int, int], prompts: Sequence[Prompt]) -> MaskResult:
+            asked.extend(prompts)
+            w, h = encoded
+            bitmaps = np.zeros((len(prompts), h, w), bool)
+            for bitmap, p in zip(bitmaps, prompts, strict=True):
+                x1, y1, x2, y2 = np.asarray(p.box, int)
+                bitmap[y1:y2, x1:x2] = len(p.points) > 0
+            return MaskResult(Masks.from_bitmaps(bitmaps), np.ones(len(prompts), np.float32))
+
+    monkeypatch.setattr("bodyloop.api.load_segmenter", lambda name, device: Boxes())
+    path = write(tmp_path, people())
+    out = tmp_path / "out.json"
+    done = call("data", "masks", path, tmp_path / "images", out, "--segmenter", "sam2.1-tiny")
+    assert done.exit_code == 0 and "1 masks made, 1 were there" in done.stdout
+    (prompt,) = asked
+    table = read_labels(path).table()
+    n = int(np.flatnonzero((table.boxes == prompt.box).all(axis=1))[0])
+    seen = table.keypoints[n, table.keypoints[n, :, 2] == 2, :2]
+    np.testing.assert_allclose(prompt.points, seen)
+    assert len(seen) and prompt.labels.tolist() == [1] * len(seen)
 
 
 def test_the_segmenter_of_the_current_folder(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,23 @@ def test_saved_predictions_are_judged_alike(data: Path, tmp_path: Path) -> None:
         assert quality.keypoints.mae == pytest.approx(s.keypoint_quality.mae, abs=1e-6)
     with pytest.raises(FileError, match="folder"):
         r.save(pairs[0][0])
+
+
+def test_photos_are_found_in_tar_files_and_by_the_tail_of_their_path(data: Path) -> None:
+    path = data / "coco" / "dev.json"
+    (image,) = PhotoSet.open(path).first(1).document["images"]
+    expected = PhotoSet.open(path).photo(image).pixels
+    long = {**image, "file_name": f"images/{image['file_name']}"}
+    np.testing.assert_array_equal(PhotoSet.open(path).photo(long).pixels, expected)
+    with tarfile.open(data / "coco" / "images.tar", "w") as tar:
+        tar.add(data / "coco" / "images", "images")
+    shutil.rmtree(data / "coco" / "images")
+    np.testing.assert_array_equal(PhotoSet.open(path).photo(image).pixels, expected)
+    np.testing.assert_array_equal(
+        PhotoSet.open(path, data / "coco" / "images.tar").photo(image).pixels, expected
+    )
+    with pytest.raises(FileError, match="gone"):
+        PhotoSet.open(path).photo({**image, "file_name": "gone.jpg"})
 
 
 def test_files_that_are_cropped_already(data: Path, tmp_path: Path) -> None:

@@ -13,12 +13,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bodyloop.errors import ConfigError, FileError, ModelError
-from bodyloop.models.registry import list_models
+from bodyloop.errors import ConfigError, FileError, InputError, ModelError
+from bodyloop.models.cards import load_card
+from bodyloop.models.registry import find_card, list_models
 from bodyloop.train import loop
 from bodyloop.train.config import TrainConfig, config_from, load_config
 from bodyloop.train.loop import Shared, batches, fit, update_average
-from bodyloop.train.release import release
+from bodyloop.train.release import release, unproven
 from bodyloop.train.starts import load_start
 
 
@@ -38,6 +39,15 @@ class Points:
 
     def collate(self, samples: Sequence[np.ndarray]) -> dict[str, Tensor]:
         return {"x": torch.from_numpy(np.stack(samples))}
+
+
+class Torn(Points):
+    """One sample cannot be read."""
+
+    def sample(self, ref: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+        if ref == (20,):
+            raise InputError("photo 20 is torn")
+        return super().sample(ref, rng)
 
 
 class Line:
@@ -87,7 +97,12 @@ def test_it_learns_and_leaves_its_records(tmp_path: Path) -> None:
     assert rows[-1]["error"] == figures["error"]
     assert {"step", "lr", "fit", "_largest", "samples_per_s", "waiting"} <= rows[-2].keys()
     assert json.loads((tmp_path / "config.json").read_text())["steps"] == 300
-    assert torch.load(tmp_path / "best.pt", weights_only=True)["figures"]["score"] <= 0
+    best, last = (torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in ("best", "last"))
+    assert best["figures"]["score"] <= 0
+    for kept in (best, last):  # what made them stands in both
+        assert kept["config"]["seed"] == 0 and kept["data"] == {"points": "0"} and "torch" in kept["versions"]
+    assert [row["step"] for row in rows][:2] == [10, 20]  # the first figures come early
+    assert list((tmp_path / "tensorboard").iterdir())
 
 
 def test_stopping_and_going_on_changes_no_bit(tmp_path: Path) -> None:
@@ -156,6 +171,47 @@ def test_overfitting_sees_the_same_samples_again() -> None:
     config = replace(CONFIG, overfit=4, batch=8)
     seen = torch.cat([b[0]["x"] for b, _ in batches(Points(), config, 0, 3)])
     assert len({tuple(x.ravel().tolist()) for x in seen}) == 4
+
+
+def test_epochs_are_passes_through_all_samples(tmp_path: Path) -> None:
+    by_epochs = replace(CONFIG, epochs=6, evaluate_epochs=2)  # of 64 / 16 steps
+    assert loop.total_steps(Line(), by_epochs) == 24
+    fit(Line(), by_epochs, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows if "error" in r] == [8, 16, 24]
+    # of the fixed ones: 20 samples are two batches of 16
+    assert loop.total_steps(Line(), replace(by_epochs, overfit=20)) == 12
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_sample_that_cannot_be_made_is_named_in_its_own_words(tmp_path: Path, workers: int) -> None:
+    class Broken(Line):
+        def __init__(self) -> None:
+            super().__init__()
+            self.samples = Torn()
+
+    with pytest.raises(InputError) as e:
+        fit(Broken(), replace(CONFIG, workers=workers), tmp_path)
+    assert str(e.value) == "photo 20 is torn"
+
+
+def test_a_run_keeps_the_card_of_what_it_trains(tmp_path: Path) -> None:
+    card = unproven(find_card("pmpose-n"))
+    fit(Line(), CONFIG, tmp_path / "My Run", card=card, stop_after=2)
+    kept = load_card(tmp_path / "My Run" / "card.toml")
+    assert kept.name == "my-run" and kept.skeleton == card.skeleton and kept.preprocess == card.preprocess
+    # nothing of what is known of the published weights
+    assert kept.calibration is None and not kept.accuracy and not kept.training_data and not kept.version
+    assert kept.licenses.weights == "not stated" and kept.weights is None and kept.decode == card.decode
+
+    class Wider(Line):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net[4] = nn.Conv2d(4, 2, 1)
+
+    with pytest.raises(ConfigError, match="move the folder away"):
+        fit(Wider(), CONFIG, tmp_path / "My Run", card=replace(card, summary="another"))
+    assert load_card(tmp_path / "My Run" / "card.toml") == kept
 
 
 def test_a_batch_that_cannot_be_split_is_refused(tmp_path: Path) -> None:
@@ -265,4 +321,4 @@ def test_shipped_recipes_are_valid() -> None:
     recipes = sorted(folder.glob("*.yaml"))
     assert recipes
     for recipe in recipes:
-        assert load_config(recipe).model == recipe.stem
+        assert recipe.stem.startswith(load_config(recipe).model)

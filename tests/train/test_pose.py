@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +20,8 @@ from bodyloop.errors import ConfigError, FileError, InputError
 from bodyloop.skeletons import BODY_19, COCO
 from bodyloop.train.config import config_from
 from bodyloop.train.loop import batches, fit
-from bodyloop.train.pose import PoseTask
+from bodyloop.train.pose import PoseTask, card_for
+from bodyloop.train.pose_data import PoseSamples
 
 # a standing figure in a box of 1 x 2
 FIGURE = np.array(
@@ -99,8 +103,76 @@ def test_it_learns_on_drawn_figures_and_evaluates(drawn: Path, tmp_path: Path) -
     c = config_from(config(drawn, steps=60, lr=2e-3, warmup=10, evaluate_every=60, ema=0.9, **easy))
     figures = fit(PoseTask(c), c, tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert figures.keys() >= {"AP", "Ex_AP", "Ex_AP_cropped", "presence_auroc_cropped", "score"}
+    assert figures.keys() >= {
+        "AP",
+        "Ex_AP",
+        "Ex_AP_cropped",
+        "presence_auroc_cropped",
+        "presence_ece_cropped",
+        "score",
+    }
+    assert figures.keys() >= {f"{n}{c}" for n in ("map_error", "quality_ece") for c in ("", "_cropped")}
+    assert 0 < figures["map_error"] < 1 and figures["score"] == figures["AP"]
     assert rows[-2]["_oks"] > 2 * rows[0]["_oks"] or rows[-2]["_px"] < 6
+
+
+def test_keypoints_of_ones_own_are_judged_by_pck(drawn: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text('name = "own"\nkeypoints = ["left_knee", "nose", "right_knee"]\n')
+    task = PoseTask(config_from(config(drawn, skeleton=str(own), validation="coco/dev.json", start="none")))
+    assert task.photos is not None and task.photos.names == ("nose", "left_knee", "right_knee")
+    assert [len(a["keypoints"]) for a in task.photos.document["annotations"]] == [9] * 6
+    figures = task.evaluate(task.model.eval())
+    assert figures["score"] == figures["PCK"] and "AP" not in figures and "map_error" in figures
+    assert task.card.skeleton is not None and task.card.skeleton.name == "own"
+    assert task.card.training_data == ("coco: 12 people",) and task.card.starts_from == ""
+
+
+def test_what_would_stop_the_first_evaluation_is_said_before_the_first_step(
+    drawn: Path, tmp_path: Path
+) -> None:
+    def judged_on(change: Callable[[dict[str, Any]], object]) -> None:
+        table = json.loads((drawn / "coco" / "dev.json").read_text())
+        change(table)
+        (drawn / "coco" / "other.json").write_text(json.dumps(table))
+        PoseTask(config_from(config(drawn, validation="coco/other.json", start="none")))
+
+    names = [f"point_{i}" for i in range(17)]
+    with pytest.raises(ConfigError, match="nobody with a keypoint that is learned"):
+        judged_on(lambda t: t["categories"][0].update(keypoints=names))
+    with pytest.raises(ConfigError, match="nobody with a keypoint that is learned"):
+        judged_on(lambda t: t.update(annotations=[]))
+    with pytest.raises(FileError, match="gone"):
+        judged_on(lambda t: t["images"][0].update(file_name="gone.jpg"))
+    with pytest.raises(InputError, match="no file with keypoints"):
+        judged_on(lambda t: t["categories"][0].pop("keypoints"))
+    with pytest.raises(FileError, match="validation="):
+        PoseTask(config_from(config(drawn, validation="coco/none.json")))
+
+
+def test_labels_and_keypoints_that_miss_each_other_are_told(
+    drawn: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = json.loads((drawn / "coco" / "train.json").read_text())
+    table["categories"][0]["keypoints"] = ["nose", *(f"dot_{i}" for i in range(16))]
+    (drawn / "coco" / "own.json").write_text(json.dumps(table))
+    c = config_from(config(drawn, sources=["coco/own.json"]))
+    with caplog.at_level(logging.INFO):
+        PoseSamples(c, COCO, card_for(c).preprocess)
+    told = [r.getMessage() for r in caplog.records]
+    assert told[0] == "learning from coco/own.json: 12 people"
+    assert "dot_0, dot_1" in told[1] and "not learned: coco-17 has no keypoints of these names" in told[1]
+    assert told[2].startswith("nobody labels left_eye, right_eye") and len(told) == 3
+
+
+def test_detections_are_among_the_digests(drawn: Path) -> None:
+    (drawn / "found.json").write_text(
+        '[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 60, 120], "score": 0.9}]'
+    )
+    c = config_from(config(drawn, detections=["coco=found.json"]))
+    samples = PoseSamples(c, COCO, card_for(c).preprocess)
+    assert [Path(p).name for p in samples.digests] == ["train.json", "found.json"]
+    assert all(len(d) == 64 for d in samples.digests.values())
 
 
 def test_a_training_survives_a_stop(drawn: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from bodyloop.models.checkpoints import save_safetensors
 from bodyloop.models.registry import find_card
 from bodyloop.nn.small import SmallPose
 from bodyloop.nn.topdown import build_pose
+from bodyloop.nn.vit import vit_s
 from bodyloop.skeletons import BODY_19, COCO, Skeleton
 from bodyloop.train.starts import load_start
 
@@ -69,6 +71,38 @@ def test_as_many_other_keypoints_are_not_mistaken_for_the_same(old: SmallPose, f
     load_start(new, str(file), mixed)
     assert torch.equal(new.final.weight, old.final.weight.flip(0))
     assert torch.equal(new.branches.mixed.weight, old.branches.mixed.weight.flip(0, 1))
+
+
+def test_a_bare_encoder_as_mae_saves_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    encoder = vit_s()
+    words = [
+        ("patch_embed.projection", "patch_embed.proj"),
+        ("ffn.layers.0.0", "mlp.fc1"),
+        ("ffn.layers.1", "mlp.fc2"),
+    ]
+    state = {}
+    for name, value in encoder.state_dict().items():
+        for ours, theirs in words:
+            name = name.replace(ours, theirs)
+        name = re.sub(r"^layers\.(\d+)\.", r"blocks.\1.", name).replace(".ln", ".norm")
+        state[re.sub(r"^ln1\.", "norm.", name)] = value
+    state["pos_embed"] = torch.randn(1, 1 + 14 * 14, 384)
+    state["cls_token"] = torch.randn(1, 1, 384)
+    torch.save({"model": state}, tmp_path / "mae.pth")
+    network = build_pose("vit-s", 17, "plain")
+    head = network.head.final_layer.weight.detach().clone()
+    with caplog.at_level(logging.WARNING):
+        load_start(network, str(tmp_path / "mae.pth"), COCO)
+    assert "head.deconv_layers" in caplog.text
+    own = network.backbone.state_dict()
+    for name, value in encoder.state_dict().items():
+        if name != "pos_embed":
+            assert torch.equal(own[name], value), name
+    assert own["pos_embed"].shape == (1, 16 * 12, 384)
+    # its mean moves by that of the class token only
+    moved = state["pos_embed"][:, 1:].mean(1) + state["pos_embed"][:, 0]
+    assert torch.allclose(own["pos_embed"].mean(1), moved, atol=0.1)
+    assert torch.equal(network.head.final_layer.weight, head)
 
 
 def test_another_network_is_refused(file: Path) -> None:

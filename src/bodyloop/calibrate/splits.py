@@ -36,7 +36,10 @@ def split(photos: PhotoSet, fraction: float, seed: int) -> tuple[PhotoSet, Photo
     ids = labelled_ids(photos)
     first = round(fraction * len(ids))
     if not 0 < first < len(ids):
-        raise InputError(f"{photos.origin}: {len(ids)} photos with people cannot be split")
+        raise InputError(
+            f"{photos.origin}: {len(ids)} photos with people cannot be split into some to fit on and some to report "
+            "on; label some dozens"
+        )
     order = np.random.default_rng(seed).permutation(len(ids))
     return chosen(photos, {ids[i] for i in order[:first]}), chosen(photos, {ids[i] for i in order[first:]})
 

@@ -5,15 +5,23 @@ Every command here is a thin skin over one call of `bodyloop.data`; further ones
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bodyloop.cli import data_crowds, data_more
-from bodyloop.cli._common import AsJson, complain, count_of, example, folded, progress, put_json, say
+from bodyloop.cli._common import AsJson, Device, complain, count_of, example, folded, progress, put_json, say
 
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from bodyloop.data.labels import Floats
+    from bodyloop.data.masking import SegmentPeople
+
+VISIBLE = 2  # flag of a keypoint
 NAME = "data"
 ABOUT = """Labelled people: check, convert, and make masks for them.
 
@@ -123,8 +131,9 @@ def masks(
         str,
         typer.Option(
             "--segmenter",
-            metavar="MODULE:FUNCTION",
-            help="A function of (photo, boxes, keypoints) that gives a bitmap or None for each person.",
+            metavar="NAME|FILE|MODULE:FUNCTION",
+            help="A segmenter of `bodyloop models`, or a function of (photo, boxes, keypoints) that gives a bitmap or "
+            "None for each person.",
         ),
     ],
     part: Annotated[
@@ -136,21 +145,23 @@ def masks(
     ] = 8.0,
     format: Format = None,
     split: Split = "train",
+    device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Make the masks that MaskPose and PMPose learn from, for sets that have none.
 
-    The function gets the photo (H, W, 3) uint8 RGB, boxes (N, 4) x1 y1 x2 y2 and keypoints (N, K, 3) x y flag in its
-    pixels, and gives N bitmaps (H, W), None for who cannot be found. Masks that are there are kept; the input is never
-    written over. A call that was stopped is given again and goes on. Processes may share the work by --part 1/4,
-    2/4, ...: who is last writes OUT. Check the masks with `bodyloop data check OUT`.
+    A segmenter is prompted by box and visible keypoints. A function gets the photo (H, W, 3) uint8 RGB, boxes (N, 4)
+    x1 y1 x2 y2 and keypoints (N, K, 3) x y flag in its pixels, and gives N bitmaps (H, W), None for who cannot be
+    found. Masks that are there are kept; the input is never written over. A call that was stopped is given again and
+    goes on. Processes may share the work by --part 1/4, 2/4, ...: who is last writes OUT. Check the masks with
+    `bodyloop data check OUT`.
     """
     from bodyloop.data.masking import make_masks, segmenter_named
 
     first, _, every = part.partition("/")
     if not (first.isdecimal() and every.isdecimal()):
         raise typer.BadParameter("expected I/N, for instance 1/4", param_hint="--part")
-    function = segmenter_named(segmenter)
+    function = segmenter_named(segmenter) if ":" in segmenter else _prompted(segmenter, device)
     with progress("photos") as tell:
         made = make_masks(
             labels, out, function, photos=images, name=segmenter, format=format, split=split,
@@ -167,6 +178,33 @@ def masks(
         say(f"{made.out}: {c['made']} masks made, {c['kept']} were there; {without}")
 
 
+def _prompted(name: str, device: str) -> SegmentPeople:
+    """A segmenter of ours as the function that `bodyloop.data.masking` asks for."""
+    import numpy as np
+
+    from bodyloop.api import load_segmenter
+    from bodyloop.errors import ModelError
+    from bodyloop.images import Image
+    from bodyloop.roles import Prompt
+
+    try:
+        model = load_segmenter(name, device=device)
+    except ModelError as e:
+        raise ModelError(f"--segmenter {name}: {e}; or name a function as package.module:function") from e
+
+    def segment(
+        photo: npt.NDArray[np.uint8], boxes: Floats, keypoints: Floats, /
+    ) -> Sequence[npt.ArrayLike | None]:
+        (encoded,) = model.encode([Image(photo)])
+        seen = [k[k[:, 2] == VISIBLE, :2] for k in keypoints]
+        found = model.segment(
+            encoded, [Prompt(p, np.ones(len(p)), box=b) for p, b in zip(seen, boxes, strict=True)]
+        )
+        return [found.masks.bitmap(i) if there else None for i, there in enumerate(found.masks.present)]
+
+    return segment
+
+
 for _command, _lines in (
     (check, ("bodyloop data check my/train.json", "bodyloop data check mpii.mat --images mpii.tar --json")),
     (
@@ -176,7 +214,13 @@ for _command, _lines in (
             "bodyloop data convert labels.xml train.json --to coco",
         ),
     ),
-    (masks, ("bodyloop data masks mpii.json photos mpii_masks.json --segmenter mine:segment",)),
+    (
+        masks,
+        (
+            "bodyloop data masks mpii.json photos mpii_masks.json --segmenter sam2.1-large --device cuda",
+            "bodyloop data masks mpii.json photos mpii_masks.json --segmenter mine:segment --part 1/4",
+        ),
+    ),
 ):
     app.command(_command.__name__, help=folded(_command.__doc__), epilog=example(*_lines))(_command)
 data_more.register(app)

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from bodyloop.data.cropcoco import CropSet, cut_image
 from bodyloop.data.cropcoco_folder import PREFIX, photo_folder, read_labelled
+from bodyloop.data.shards import Photos, photos_beside
 from bodyloop.errors import FileError, InputError
 from bodyloop.eval.reading import load_json, read_ground_truth
 from bodyloop.images import Image
@@ -82,6 +84,8 @@ class PhotoSet:
     def photo(self, record: Record) -> Image:
         """The photo of an image record, cut if the record says so and the file is not.
 
+        What is not in the folder by its name is looked for as training does it: in tar files, by the tail of its path.
+
         Raises:
             FileError: it cannot be read. InputError: it is not of the annotated size.
         """
@@ -90,10 +94,17 @@ class PhotoSet:
         sizes = [(record["width"], record["height"])]
         if isinstance(crop, Mapping):
             sizes.append((crop["full_width"], crop["full_height"]))
-        image = read_labelled(path, sizes, record["id"])
+        if path.is_file():
+            image = read_labelled(path, sizes, record["id"])
+        else:
+            image = self._elsewhere.read(str(record.get("file_name", "")), sizes[-1], record["id"])
         if image.size == sizes[0]:
             return image
         return Image(cut_image(image.pixels, record), image.path, record["id"])
+
+    @cached_property
+    def _elsewhere(self) -> Photos:
+        return Photos.open(self.folder) if self.folder.exists() else photos_beside(self.path)
 
     def persons(self) -> list[tuple[int, Record]]:
         """Index of the image and annotation of everybody with labelled keypoints (no crowds), by image."""
