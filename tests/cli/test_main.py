@@ -62,7 +62,7 @@ def test_called_as_a_module() -> None:
         (["predict", "a.jpg", "--nonsense"], "--nonsense"),
         (["predict", "a.jpg", "--threshold", "2"], "--threshold"),
         (["predict", "a.jpg", "--batch-size", "0"], "--batch-size"),
-        (["predict", "a.jpg", "--save", "json,mp4"], "'mp4'"),
+        (["predict", "a.jpg", "--save", "json,avi"], "'avi'"),
         (["predict", "a.jpg", "--save", ","], "--save"),
         (["predict", "a.jpg", "--detector", "none"], "--whole-image"),
         (["predict", "a.jpg", "--whole-image", "--boxes", "b.json"], "--whole-image"),
