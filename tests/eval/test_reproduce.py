@@ -17,6 +17,7 @@ from bodyloop.eval.reproduce_run import How, reproduce
 from bodyloop.models.registry import list_models
 from bodyloop.people import People
 from tests.cli.conftest import call
+from tests.cli.standins import write_detector, write_pose
 from tests.data.figures import write_figures
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,6 +46,16 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         shutil.copy(made, root / "ochuman" / f"ochuman_coco_format_{part}_range_0.00_1.00.json")
     shutil.copytree(made.parent / "images", root / "ochuman" / "images")
     return {"coco": root / "coco", "ochuman": root / "ochuman"}
+
+
+@pytest.fixture(scope="module")
+def pose_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pose(tmp_path_factory.mktemp("models") / "pose.onnx")
+
+
+@pytest.fixture(scope="module")
+def detector_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_detector(tmp_path_factory.mktemp("models") / "detector.onnx")
 
 
 @pytest.fixture(scope="module")
