@@ -13,15 +13,16 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
+from bodyloop.detect import YOLO_FAMILIES, is_folder_of_transformers
 from bodyloop.errors import FileError, InputError, MissingDependency, ModelError
 from bodyloop.images import Image, Order
 from bodyloop.models.cards import Card
-from bodyloop.models.registry import resolve
+from bodyloop.models.registry import bare_onnx, resolve
 from bodyloop.people import People
 from bodyloop.pose.estimator import Asked, OnePicture, PoseModel
 from bodyloop.pose.inference import PoseOptions
 from bodyloop.pose.parity import NONE, REFERENCE
-from bodyloop.roles import Detector, PoseEstimator, Segmenter
+from bodyloop.roles import Detector, PoseEstimator, Segmenter, as_detector
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -125,7 +126,7 @@ def load_pose(
 
 
 def load_detector(
-    model: str | Path | Card = DEFAULT_DETECTOR,
+    model: str | Path | Card | Detector | Callable[..., Any] = DEFAULT_DETECTOR,
     *,
     device: str = "cpu",
     card: str | Path | Card | None = None,
@@ -136,24 +137,58 @@ def load_detector(
     masks: bool = True,
     parity: DetectorParity | None = None,
 ) -> Detector:
-    """Load a person detector: a name ("rtmdet-n", "rtmdet-ins-l", ...), a file (.onnx, .pth, .safetensors) or a hub id.
+    """Load a person detector, or make one of what is at hand.
 
     Args:
+        model: a name ("rtmdet-n", "rtmdet-ins-l", ...), a file (.onnx, .pth, .safetensors) or a hub id; an ONNX file of
+            a YOLO or YOLOX; a folder with an object detector of `transformers`, or that detector itself; a function
+            as for `as_detector`; or a detector, which is returned as it is.
         device, card, dtype, compile, threads: as `load_pose`.
         score_threshold: instead of the card's.
-        masks: draw masks, if the network can.
-        parity: quirks of the published detectors to repeat.
+        masks: draw masks, if the network is an RTMDet-Ins.
+        parity: quirks of the published RTMDet to repeat.
 
     Raises:
         ModelError, FileError, MissingDependency: as `load_pose`.
+        InputError: options that such a detector does not have.
     """
+    if not isinstance(model, str | Path | Card):
+        return _made_of(model, score_threshold)
+    if not isinstance(model, Card) and is_folder_of_transformers(model):
+        if compile or threads is not None or card is not None:
+            raise InputError(f"{model}: compile, threads and card are not for detectors of transformers")
+        from bodyloop.detect.hf import TransformersDetector
+
+        return TransformersDetector.from_folder(
+            model, device=device, dtype=dtype, score_threshold=score_threshold
+        )
+    bare = bare_onnx(model) if card is None else None
+    found, path = (None, bare) if bare is not None else resolve(model, card)
+    engine = _engine(found, path, device, dtype, compile, threads)
+    if found is None or found.architecture in YOLO_FAMILIES:
+        from bodyloop.detect.yolo import YoloDetector
+
+        return YoloDetector(engine, found, score_threshold=score_threshold, name=path.stem)
     from bodyloop.detect.rtmdet import RTMDetDetector
 
-    found, path = resolve(model, card)
-    engine = _engine(found, path, device, dtype, compile, threads)
     return RTMDetDetector.from_card(
         engine, found, score_threshold=score_threshold, masks=masks, parity=parity
     )
+
+
+def _made_of(model: Any, score_threshold: float | None) -> Detector:
+    """A detector from an object that is one, a detector of `transformers`, or a function."""
+    if hasattr(model, "config") and callable(model) and not isinstance(model, Detector):
+        from bodyloop.detect.hf import TransformersDetector
+
+        return TransformersDetector(model, score_threshold=score_threshold)
+    if score_threshold is not None:
+        raise InputError("score_threshold: a detector or function of yours has its own")
+    if isinstance(model, Detector):
+        return model
+    if callable(model):
+        return as_detector(model)
+    raise InputError(f"a detector is a name, a file, a function or has detect(); got {type(model).__name__}")
 
 
 def load_segmenter(
@@ -305,12 +340,13 @@ def _pose(model: str | Path | Card | PoseModel, device: str) -> PoseModel:
 
 
 def _engine(
-    card: Card, path: Path, device: str, dtype: Precision, compile: bool, threads: int | None
+    card: Card | None, path: Path, device: str, dtype: Precision, compile: bool, threads: int | None
 ) -> Engine:
     """The network behind a file, made once for each way of running it."""
     key = (_stamp(path), card, device, dtype, compile, threads)
     if _is_onnx(path, dtype, compile, threads):
         return _engines.get(key, lambda: _onnx(path, device, threads))
+    assert card is not None  # only ONNX files go without
     return _engines.get(key, lambda: _torch(card, path, device, dtype, compile))
 
 

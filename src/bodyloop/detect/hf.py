@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float32]
 
-CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+PROCESSOR = "preprocessor_config.json"
 SCORE_THRESHOLD = 0.3
 BATCH = 4  # photos in one call, where they all have one size
 LARGEST = 4096  # px of a side
@@ -269,14 +269,6 @@ class TransformersDetector:
         kept = kept[np.argsort(-scores[kept], kind="stable")]
         drawn = None if masks is None else masks_in_photo(masks[kept], Letterbox(image.size, size, size))
         return People(image.size, image.source, boxes=boxes[kept], scores=scores[kept], masks=drawn)
-
-
-def is_folder_of_transformers(path: str | Path) -> bool:
-    """Whether a folder holds a model that was saved by `transformers`."""
-    try:
-        return (Path(path) / CONFIG).is_file()
-    except (OSError, ValueError):
-        return False
 
 
 def _processor(given: Any, kind: str) -> Processor:

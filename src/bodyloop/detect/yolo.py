@@ -14,7 +14,6 @@ import ast
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -23,7 +22,7 @@ import numpy.typing as npt
 from bodyloop.detect.instances import level_sizes, masks_in_photo, priors
 from bodyloop.detect.letterbox import Letterbox
 from bodyloop.detect.rtmdet import BATCH, DetectorParity, check_threshold, select
-from bodyloop.engines import Array
+from bodyloop.engines import Array, Engine
 from bodyloop.engines.onnx import OnnxEngine
 from bodyloop.errors import ModelError
 from bodyloop.images import Image
@@ -32,7 +31,6 @@ from bodyloop.models.cards import Card, Detection, Licenses, Preprocess
 from bodyloop.people import People
 
 Family = Literal["yolox", "yolov5", "yolov8", "yolo-end-to-end"]
-FAMILIES: tuple[Family, ...] = ("yolox", "yolov5", "yolov8", "yolo-end-to-end")
 Floats = npt.NDArray[np.floating]
 
 PAD = 114
@@ -102,12 +100,14 @@ class YoloDetector:
 
     def __init__(
         self,
-        engine: OnnxEngine,
+        engine: Engine,
         card: Card | None = None,
         *,
         score_threshold: float | None = None,
         name: str = "yolo",
     ) -> None:
+        if not isinstance(engine, OnnxEngine):
+            raise ModelError(f"{name}: a YOLO is run from an ONNX file")
         if score_threshold is not None:
             check_threshold(score_threshold)
         self.engine = engine
@@ -252,21 +252,3 @@ def _names(text: str) -> dict[int, str]:
         return {}
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return {k: v for k, v in pairs if isinstance(k, int) and 0 <= k < 1_000_000 and isinstance(v, str)}
-
-
-def is_yolo_card(card: Card) -> bool:
-    """Whether a card is of a file that this module reads."""
-    return card.architecture in FAMILIES
-
-
-def load_yolo(
-    path: str | Path,
-    card: Card | None = None,
-    *,
-    engine: OnnxEngine | None = None,
-    threads: int | None = None,
-    score_threshold: float | None = None,
-) -> YoloDetector:
-    """The detector in a YOLO's ONNX file; see `YoloDetector`."""
-    made = engine or OnnxEngine(path, threads=threads)
-    return YoloDetector(made, card, score_threshold=score_threshold, name=Path(path).stem)
