@@ -1,4 +1,4 @@
-"""``bodyloop export``: a model as one ONNX file, in float or int8."""
+"""``bodyloop export``: a model as one ONNX file, in float or int8; a SAM as a folder of two."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ EXAMPLE = example(
     "bodyloop export pmpose-b pmpose-b.onnx",
     "bodyloop export pmpose-n small.onnx --int8 --calibrate photos/",
     "bodyloop export runs/pmpose-n mine.onnx",
+    "bodyloop export sam2.1-tiny sam/",
 )
 CROPS = 256  # people that are looked at to choose the int8 scales; more changes little
 
@@ -32,7 +33,9 @@ def command(
             metavar="MODEL", help="A name, a weight file, an ONNX file or a training run's folder."
         ),
     ],
-    target: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The new file.")],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT.onnx", help="The new file; of a SAM the folder of its two files.")
+    ],
     card: CardName = None,
     int8: Annotated[
         bool, typer.Option("--int8", help="Convolutions in bytes: faster and smaller, a little less exact.")
@@ -53,8 +56,11 @@ def command(
 
     With --int8 the report says how far maps, keypoints and presence moved on the photos.
     """
-    if target.suffix.lower() != ".onnx":
+    folder_of_two = target.suffix.lower() != ".onnx" and _is_sam(model, card)
+    if target.suffix.lower() != ".onnx" and not folder_of_two:
         raise typer.BadParameter(f"{target}: the new file's name must end in .onnx")
+    if int8 and folder_of_two:
+        raise typer.BadParameter("--int8 is for models of one file")
     if int8 and not calibrate:
         raise typer.BadParameter("--int8 needs --calibrate PHOTOS: photos of people like those to come")
     if target.exists() and not overwrite:
@@ -65,20 +71,33 @@ def command(
         plain = Path(folder) / target.name if int8 else target
         source = _as_onnx(model, card, plain, half=half, taken=int8)
         report = _quantized(source, target, calibrate or []) if int8 else None
-    shown: dict[str, Any] = {"file": str(target), "bytes": target.stat().st_size, "int8": int8}
+    written = sorted(target.iterdir()) if target.is_dir() else [target]
+    size = sum(f.stat().st_size for f in written)
+    shown: dict[str, Any] = {"file": str(target), "bytes": size, "int8": int8}
     if as_json:
         put_json(shown | ({} if report is None else {"report": _numbers(report)}))
     else:
-        say(str(report) if report is not None else f"{target}: {target.stat().st_size / 1e6:.1f} MB")
+        say(str(report) if report is not None else f"{target}: {size / 1e6:.1f} MB")
 
 
 def _as_onnx(model: str, card: str | None, target: Path, *, half: bool, taken: bool) -> Path:
     """The model as an ONNX file: exported to ``target``, or what it is already, if that is ``taken``."""
+    from bodyloop.models.checkpoints import is_sam
+
     found, network = _network(model, card)
     if isinstance(network, Path):
         if not taken:
             raise ModelError(f"{network} is an ONNX file already; copy it, or ask for --int8")
         return network
+    if is_sam(found):
+        if target.suffix.lower() == ".onnx":
+            raise InputError(
+                f"{found.name} becomes a folder of two files: name one that does not end in .onnx"
+            )
+        from bodyloop.segment.export import export_sam
+
+        export_sam(network, found, target, half=half)
+        return target
     if found.kind == "detector":
         from bodyloop.detect.export import export_detector
 
@@ -92,6 +111,14 @@ def _as_onnx(model: str, card: str | None, target: Path, *, half: bool, taken: b
 
         export_onnx(network, found, target, half=half)
     return target
+
+
+def _is_sam(model: str, card: str | None) -> bool:
+    from bodyloop.models.checkpoints import is_sam
+    from bodyloop.models.registry import find_card
+
+    own = Path(model) / "card.toml"  # of a training run
+    return is_sam(find_card(card or (own if own.is_file() else model)))
 
 
 def _network(model: str, card: str | None) -> tuple[Card, nn.Module | Path]:
