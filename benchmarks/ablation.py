@@ -3,9 +3,10 @@
     python benchmarks/ablation.py run --out runs/ablation              # all variants and seeds, one after the other
     python benchmarks/ablation.py run --only mse:1 --out runs/ablation
     python benchmarks/ablation.py table --out runs/ablation
+    python benchmarks/ablation.py run --out runs/longer --samples 300000 device=cuda batch=256 workers=12
 
-Every run sees the same number of samples (30,000). A run that was stopped goes on where it was; one that is
-finished is left alone. Of each run the results on dev are kept (true boxes, no flip test): whole photos
+Every run sees the same number of samples (30,000, if nothing is said). A run that was stopped goes on where it was;
+one that is finished is left alone. Of each run the results on dev are kept (true boxes, no flip test): whole photos
 without and with the labelled masks, and the photos cut by the CropCOCO procedure. The table compares them
 with the full recipe by paired bootstrap over images, seeds averaged within each resample.
 """
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 
 from bodyloop.data.cropcoco import build
 from bodyloop.eval import bootstrap as boot
@@ -28,7 +30,7 @@ from bodyloop.eval.boxed import predict_boxed, results_of
 from bodyloop.eval.evidence import Evidence
 from bodyloop.eval.keypoints import evaluate_keypoints
 from bodyloop.eval.photos import PhotoSet
-from bodyloop.train.config import PoseConfig
+from bodyloop.train.config import PoseConfig, config_from
 from bodyloop.train.loop import fit
 from bodyloop.train.pose import PoseTask
 
@@ -81,7 +83,16 @@ TELLS = {
 SETS = ("dev", "dev-masks", "dev-cropped")
 
 
-def run(out: Path, only: Sequence[str]) -> None:
+def configured(name: str, seed: int, samples: int, changes: Sequence[str]) -> PoseConfig:
+    """A variant's recipe for ``samples`` samples, with ``key=value`` pairs on top."""
+    pairs = (c.partition("=") for c in changes)
+    table = replace(VARIANTS[name], seed=seed).to_dict() | {k: yaml.safe_load(v) for k, _, v in pairs}
+    config = config_from(table, name)
+    assert isinstance(config, PoseConfig)
+    return replace(config, steps=samples // config.batch)
+
+
+def run(out: Path, only: Sequence[str], samples: int, changes: Sequence[str]) -> None:
     """Train what is not trained yet and keep its results."""
     wanted = [f"{name}:{seed}" for seed in SEEDS for name in VARIANTS]
     for job in only or wanted:
@@ -89,7 +100,7 @@ def run(out: Path, only: Sequence[str]) -> None:
         folder = out / f"{name}-{seed}"
         if all((folder / f"{s}.json").is_file() for s in SETS):
             continue
-        task = PoseTask(replace(VARIANTS[name], seed=int(seed)))
+        task = PoseTask(configured(name, int(seed), samples, changes))
         fit(task, task.config, folder, tell=lambda row, job=job: print(job, json.dumps(row), flush=True))
         judge(task, folder)
 
@@ -155,11 +166,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=("run", "table"))
+    parser.add_argument("changes", nargs="*", metavar="key=value", help="of all recipes")
+    parser.add_argument("--samples", type=int, default=SAMPLES, help="that each run sees")
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
-    parser.add_argument("--only", nargs="*", default=[], metavar="VARIANT:SEED")
-    a = parser.parse_args()
+    parser.add_argument("--only", nargs="+", default=[], metavar="VARIANT:SEED")
+    a = parser.parse_intermixed_args()
     if a.what == "run":
-        run(a.out, a.only)
+        run(a.out, a.only, a.samples, a.changes)
     else:
         table(a.out)
 
