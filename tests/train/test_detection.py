@@ -171,6 +171,8 @@ def test_a_published_size_starts_from_a_file_of_80_classes(data: Path, tmp_path:
         [57.375, 57.12, 58.395]
     )
     assert torch.allclose(task.normalise(image).flatten(), expected)
+    assert task.card.preprocess.size == (SIDE, SIDE) and not task.card.accuracy and task.card.weights is None
+    assert task.card.detection is not None and task.card.detection.num_classes == 1
 
 
 @pytest.mark.slow

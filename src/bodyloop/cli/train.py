@@ -107,10 +107,11 @@ def _step(run: Path) -> int:
 def _card(task: Task, config: TrainConfig) -> Card | None:
     """The card of what is trained, if there is one."""
     from bodyloop.models.registry import find_card, list_models
+    from bodyloop.train.detection import DetectorTask
     from bodyloop.train.pose import PoseTask
     from bodyloop.train.release import unproven
 
-    if isinstance(task, PoseTask):
+    if isinstance(task, PoseTask | DetectorTask):
         return task.card
     known = config.model in {c.name for c in list_models()}
     return unproven(find_card(config.model)) if known else None

@@ -37,6 +37,7 @@ from bodyloop.train.loop import Shared
 from bodyloop.train.mixture import Mixture, parse_sources
 from bodyloop.train.optimiser import freeze
 from bodyloop.train.pose_data import source_file
+from bodyloop.train.release import unproven
 from bodyloop.train.starts import load_start
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ class DetectorTask:
 
     def __init__(self, config: DetectorConfig) -> None:
         self.config = config
-        self.card = card_for(config.model)
+        self.card = card_for(config)
         self.samples = DetectorSamples(config)
         torch.manual_seed(config.seed)
         self._model = _network(self.card, config)
@@ -206,16 +207,12 @@ class DetectorTask:
         from bodyloop.engines.torch import TorchEngine
 
         p = self.card.preprocess
-        size = (self.config.test_size, self.config.test_size)
         network = copy.deepcopy(model)
         assert isinstance(network, RTMDet)
-        function = DetectorFunction(network, size, mean=p.mean, std=p.std, bgr=p.order == "bgr")
+        function = DetectorFunction(network, p.size, mean=p.mean, std=p.std, bgr=p.order == "bgr")
         dtype: Literal["bf16", "fp32"] = "bf16" if self.config.precision == "bf16" else "fp32"
-        return RTMDetDetector.from_card(
-            TorchEngine(function, device=self.config.device, dtype=dtype),
-            replace(self.card, preprocess=replace(p, size=size, input="uint8-nhwc")),
-            score_threshold=SCORE_FLOOR,
-        )
+        engine = TorchEngine(function, device=self.config.device, dtype=dtype)
+        return RTMDetDetector.from_card(engine, self.card, score_threshold=SCORE_FLOOR)
 
 
 def figures_of(boxes: BoxReport, masks: MaskReport | None) -> dict[str, float]:
@@ -228,18 +225,23 @@ def figures_of(boxes: BoxReport, masks: MaskReport | None) -> dict[str, float]:
     return {"score": (boxes.AP + masks.AP) / 2, **figures}
 
 
-def card_for(model: str) -> Card:
-    """What is known of a model before it is trained; it will know persons only.
+def card_for(config: DetectorConfig) -> Card:
+    """The card of what is trained: its network, persons only, the input it is judged at.
 
     Raises:
         ConfigError: it is no RTMDet.
     """
-    card = find_card("rtmdet-n" if model == OWN else model).uncalibrated()
+    model = config.model
+    card = unproven(find_card("rtmdet-n" if model == OWN else model))
     if model == OWN:
         card = replace(card, name=model, architecture=model, outputs=("boxes", "scores", "masks"))
     if not card.architecture.startswith("rtmdet") or card.detection is None:
         raise ConfigError(f"the detector task trains RTMDet, not {model!r} ({card.architecture})")
-    return replace(card, detection=replace(card.detection, num_classes=1, person_class=0))
+    return replace(
+        card,
+        preprocess=replace(card.preprocess, size=(config.test_size,) * 2, input="uint8-nhwc"),
+        detection=replace(card.detection, num_classes=1, person_class=0),
+    )
 
 
 def _network(card: Card, config: DetectorConfig) -> RTMDet:
