@@ -258,7 +258,7 @@ def test_the_conversation(folder: Path) -> None:
 @needs_data
 @pytest.mark.slow
 def test_the_loss_falls_and_the_image_encoder_stays(folder: Path, tmp_path: Path) -> None:
-    settings = config(folder, steps=60, overfit=2, evaluate_every=60, validation="", lr=2e-3)
+    settings = config(folder, steps=40, overfit=2, evaluate_every=40, validation="", lr=2e-3)
     task = SamTask(settings)
     before = {n: t.clone() for n, t in task.model.state_dict().items()}
     refs = task.samples.draw(0, 2)
@@ -272,14 +272,15 @@ def test_the_loss_falls_and_the_image_encoder_stays(folder: Path, tmp_path: Path
 
     first = loss()
     figures = fit(task, settings, tmp_path, card=task.card)
-    assert loss() < 0.7 * first
+
+    assert loss() < 0.3 * first
     assert figures["score"] == figures["IoU"] > 0.5
     after = task.model.state_dict()
     changed = {n.split(".")[1] for n, t in after.items() if not torch.equal(t, before[n])}
     assert changed == {"prompt_encoder", "mask_decoder"}
     # the run is a model: released, loaded, started from
     weights, step = release(tmp_path, mini.card())
-    assert step == 60
+    assert step == 40
     loaded = load_network(mini.card(), weights).state_dict()
     kept = "vision_encoder.backbone.blocks.0.attn.qkv.weight"
     assert torch.equal(loaded[kept], before[f"model.{kept}"])
