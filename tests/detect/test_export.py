@@ -118,11 +118,13 @@ def test_masks_from_a_file(instances: RTMDetIns, tmp_path: Path, suppression: Su
     every = RTMDetDetector.from_card(TorchEngine(detector_function(instances, INSTANCES)), INSTANCES)
     best = sorted(float(p.scores.max()) for p in every.detect(photos) if p.scores is not None)
     between = (best[0] + best[1]) / 2  # so that one photo is without people
-    card = replace(INSTANCES, detection=replace(INSTANCES.detection, score_threshold=between))  # type: ignore[type-var]
+    detection = Detection(score_threshold=between, nms_pre=50, max_per_image=9, num_classes=80)
+    card = replace(INSTANCES, detection=detection)
     make = detector_function if suppression == "outside" else people_function
     reference = RTMDetDetector.from_card(TorchEngine(make(instances, card)), card)
     path = tmp_path / "i.onnx"
     own = export_detector(instances, card, path, half=False, suppression=suppression)
+    assert own.detection is not None and own.detection.num_classes == 1  # as the network has it
     by_file = RTMDetDetector.from_card(OnnxEngine(path, threads=1), own)
     counts = []
     for photo, b in zip(photos, reference.detect(photos), strict=True):

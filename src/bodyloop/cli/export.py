@@ -49,6 +49,12 @@ def command(
     half: Annotated[
         bool, typer.Option("--half/--full", help="Store large weights with 16 bits (half the size).")
     ] = True,
+    nms_inside: Annotated[
+        bool,
+        typer.Option(
+            "--nms-inside", help="Detectors: the file itself drops double boxes, by the card's thresholds."
+        ),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is there.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -69,7 +75,7 @@ def command(
         raise FileError(f"cannot write {target}: there is no folder {target.parent}")
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / target.name if int8 else target
-        source = _as_onnx(model, card, plain, half=half, taken=int8)
+        source = _as_onnx(model, card, plain, half=half, taken=int8, nms_inside=nms_inside)
         report = _quantized(source, target, calibrate or []) if int8 else None
     written = sorted(target.iterdir()) if target.is_dir() else [target]
     size = sum(f.stat().st_size for f in written)
@@ -80,7 +86,9 @@ def command(
         say(str(report) if report is not None else f"{target}: {size / 1e6:.1f} MB")
 
 
-def _as_onnx(model: str, card: str | None, target: Path, *, half: bool, taken: bool) -> Path:
+def _as_onnx(
+    model: str, card: str | None, target: Path, *, half: bool, taken: bool, nms_inside: bool = False
+) -> Path:
     """The model as an ONNX file: exported to ``target``, or what it is already, if that is ``taken``."""
     from bodyloop.models.checkpoints import is_sam
 
@@ -89,6 +97,8 @@ def _as_onnx(model: str, card: str | None, target: Path, *, half: bool, taken: b
         if not taken:
             raise ModelError(f"{network} is an ONNX file already; copy it, or ask for --int8")
         return network
+    if nms_inside and found.kind != "detector":
+        raise InputError(f"--nms-inside is for detectors, and {found.name} is a {found.kind} model")
     if is_sam(found):
         if target.suffix.lower() == ".onnx":
             raise InputError(
@@ -99,9 +109,10 @@ def _as_onnx(model: str, card: str | None, target: Path, *, half: bool, taken: b
         export_sam(network, found, target, half=half)
         return target
     if found.kind == "detector":
-        from bodyloop.detect.export import export_detector
+        from bodyloop.detect.export import Suppression, export_detector
 
-        export_detector(network, found, target, half=half)
+        where: Suppression = "inside" if nms_inside else "outside"
+        export_detector(network, found, target, half=half, suppression=where)
     elif found.segmentation is not None and found.segmentation.method == "crops":
         from bodyloop.segment.crops_export import export_crops
 

@@ -7,6 +7,7 @@ inside, and the file gives people. Large weights are stored in half precision.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -86,7 +87,7 @@ def export_detector(
     import_onnx()  # missing packages are named before anything is computed
     import torch
 
-    was_training = network.training
+    card, was_training = _with_classes(card, network), network.training
     make = people_function if suppression == "inside" else detector_function
     function = make(network, card)
     batch = torch.export.Dim("batch")
@@ -111,6 +112,15 @@ def export_detector(
         raise ModelError("torch could not write the network as ONNX")
     model = program.model_proto
     return finish(model, card, path, half=half)
+
+
+def _with_classes(card: Card, network: nn.Module) -> Card:
+    """The card with as many classes as the network has: files of one class and of 80 are loaded by one card."""
+    from bodyloop.nn.rtmdet import RTMDet
+
+    if card.detection is None or not isinstance(network, RTMDet):
+        return card
+    return replace(card, detection=replace(card.detection, num_classes=network.bbox_head.num_classes))
 
 
 def _translations() -> dict[Any, Any]:

@@ -101,7 +101,7 @@ class RTMDetHead(nn.Module):
         one_tower: bool = False,
     ) -> None:
         super().__init__()
-        self.distances = distances
+        self.distances, self.num_classes = distances, num_classes
         self.cls_convs = towers(width, depth, activation)
         self.reg_convs = self.cls_convs if one_tower else towers(width, depth, activation)
         self.rtm_cls = nn.ModuleList(nn.Conv2d(width, num_classes, 1) for _ in STRIDES)
