@@ -111,6 +111,22 @@ def test_people_chosen_inside_are_those_chosen_outside(instances: RTMDetIns) -> 
         RTMDetDetector.from_card(engine, card, score_threshold=0.01)
 
 
+def test_photos_of_all_sizes_together_as_alone(instances: RTMDetIns) -> None:
+    rng = np.random.default_rng(1)
+    sizes = [(1, 1), (20, 4000), (4000, 20), (64, 96), (3, 2)]
+    photos = [Image(rng.integers(0, 256, (*s, 3), dtype=np.uint8), id=i) for i, s in enumerate(sizes)]
+    card = replace(INSTANCES, detection=Detection(score_threshold=0.001, max_per_image=9))
+    detector = RTMDetDetector.from_card(TorchEngine(detector_function(instances, card)), card, batch=3)
+    for photo, people in zip(photos, detector.detect(photos), strict=True):
+        assert people.boxes is not None and people.masks is not None and len(people) > 0
+        assert (people.boxes >= 0).all() and (people.boxes <= np.tile(photo.size, 2)).all()
+        assert people.masks.size == photo.size == people.image_size
+        (alone,) = detector.detect([photo])
+        assert alone.boxes is not None and alone.masks is not None and len(alone) == len(people)
+        assert np.abs(alone.boxes - people.boxes).max() <= 1e-3 * max(photo.size)
+        assert people.source is not None and people.source.image_id == photo.id
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("suppression", ["outside", "inside"])
 def test_masks_from_a_file(instances: RTMDetIns, tmp_path: Path, suppression: Suppression) -> None:
