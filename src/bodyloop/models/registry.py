@@ -171,7 +171,11 @@ def _from_file(path: Path) -> _Found:
         return _Found(card, _beside(card, path))
     beside = path.with_suffix(".toml")
     if beside.is_file():
-        return _Found(load_card(beside), path)
+        try:
+            return _Found(load_card(beside), path)
+        except ConfigError as e:
+            told = f"{beside.name} beside {path.name} is read as its card; rename it if it is something else"
+            raise ConfigError(f"{e}; {told}") from e
     if suffix == ".onnx":
         return _Found(_card_of_onnx(path), path)
     if suffix == ".safetensors":

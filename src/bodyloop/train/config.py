@@ -120,7 +120,7 @@ class PoseConfig(TrainConfig):
             pasted before or behind.
         warp: where crops are made, and coloured, of the photos: "cpu" (by the workers) or "device" (in batch).
         risk, presence, visibility, quality: weights of our own losses' terms; mse: weight of heatmaps'.
-        teacher, distill: weight file whose maps are learned from, and the weight of that term.
+        teacher, distill: model (name or weight file) whose maps are learned from, and the weight of that term.
         fixed_stages, train_depthwise, fixed_norms: what of pmpose-n's backbone stays as ImageNet made it.
     """
 

@@ -27,7 +27,7 @@ from bodyloop.eval.pose import judge_set, posed_sets
 from bodyloop.eval.pose_report import PoseSet
 from bodyloop.models.build import SMALL, build_network, load_network
 from bodyloop.models.cards import Card, Decode
-from bodyloop.models.registry import find_card
+from bodyloop.models.registry import find_card, resolve
 from bodyloop.nn.efficientnet import freeze as freeze_stages
 from bodyloop.nn.frugal import make_frugal
 from bodyloop.nn.small import SmallPose
@@ -40,7 +40,17 @@ from bodyloop.train.config import PoseConfig
 from bodyloop.train.optimiser import freeze
 from bodyloop.train.overfit import judge_samples
 from bodyloop.train.pose_data import PoseSamples
-from bodyloop.train.pose_losses import Batch, Distilled, Doubled, Heatmaps, Own, PoseLoss, Published, Shared
+from bodyloop.train.pose_losses import (
+    Batch,
+    Distilled,
+    Doubled,
+    Heatmaps,
+    Own,
+    PoseLoss,
+    Published,
+    Shared,
+    normalised,
+)
 from bodyloop.train.release import unproven
 from bodyloop.train.starts import load_start
 
@@ -62,7 +72,6 @@ class PoseTask:
         torch.manual_seed(config.seed)  # of the layers that start from nothing
         self.network = _network(card, config)
         self.loss = _loss(config, card, self.network)
-        self.mean, self.std = torch.tensor(p.mean), torch.tensor(p.std)
         self.card = replace(
             card,
             parameters=sum(x.numel() for x in self.network.parameters()),
@@ -78,23 +87,19 @@ class PoseTask:
     def blocks(self) -> int:
         return len(self.network.backbone.layers) if isinstance(self.network, TopDown) else 0
 
-    def normalise(self, images: Tensor) -> Tensor:
-        """(B, h, w, 3) uint8 RGB to normalised channels-last (B, 3, h, w) in the network's channel order."""
-        x = (images.float() - self.mean.to(images.device)) / self.std.to(images.device)
-        return (x.flip(-1) if self.card.preprocess.order == "bgr" else x).permute(0, 3, 1, 2)
-
     def losses(self, model: nn.Module, batch: Batch, shared: Shared) -> dict[str, Tensor]:
-        images = self.normalise(batch["images"] if "images" in batch else device_warp.make(batch))
-        out: Mapping[str, Tensor] = model(images, self.loss.outputs)
+        images = batch["images"] if "images" in batch else device_warp.make(batch)
+        out: Mapping[str, Tensor] = model(normalised(images, self.card.preprocess), self.loss.outputs)
         with torch.autocast(images.device.type, enabled=False):
-            return self.loss({k: v.float() for k, v in out.items()}, {**batch, "normalised": images}, shared)
+            return self.loss({k: v.float() for k, v in out.items()}, {**batch, "images": images}, shared)
 
     # ---- evaluation ------------------------------------------------------------------------------------------
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """The numbers of ``bodyloop eval pose`` and ``eval calibration`` on the validation file, without flip test.
 
-        On whole photos, then (``_cropped``) on photos cut so that people leave them, if the model knows presence.
+        On whole photos, then (``_cropped``) on photos cut so that people leave them, if the model knows presence; with
+        the labelled masks, if every training sample is dimmed by one.
         While overfitting the samples themselves are judged (`bodyloop.train.overfit`).
         """
         if self.config.overfit:
@@ -116,7 +121,9 @@ class PoseTask:
         return self.photos.cropped(build(self.photos.document))
 
     def _judged(self, model: PoseModel, photos: PhotoSet) -> PoseSet:
-        found = predict_boxed(model, photos, flip=False, maps=self.card.head in PROBABILITIES)
+        found = predict_boxed(
+            model, photos, flip=False, masks=self.config.mask >= 1, maps=self.card.head in PROBABILITIES
+        )
         scoring: Scoring = "presence" if "presence" in self.card.outputs else "keypoints"
         return judge_set(photos, found, scoring=scoring, resamples=RESAMPLES)
 
@@ -241,6 +248,25 @@ def _loss(config: PoseConfig, card: Card, network: SmallPose | TopDown) -> PoseL
     else:
         loss = Own(config, card.skeleton, p, temperature)
     if config.teacher:
-        teacher = load_network(find_card(config.teacher), config.teacher).requires_grad_(False)
-        loss = Distilled(loss, teacher, config.distill, temperature)
+        loss = Distilled(loss, _teacher(config, card), card.skeleton, config.distill, temperature)
     return loss
+
+
+def _teacher(config: PoseConfig, card: Card) -> tuple[Card, nn.Module]:
+    """The model to learn maps from.
+
+    Raises:
+        ConfigError: it has no probability maps, other crops than the student, or none of its keypoints.
+    """
+    found, path = resolve(config.teacher)
+    if found.head not in PROBABILITIES or card.head not in PROBABILITIES:
+        raise ConfigError(f"teacher: {found.name} and {card.name} must both have probability maps")
+    own, theirs = card.preprocess, found.preprocess
+    if (own.size, own.map_size, own.padding) != (theirs.size, theirs.map_size, theirs.padding):
+        raise ConfigError(
+            f"teacher: {found.name} takes other crops than {card.name}: size, map_size and padding"
+        )
+    assert card.skeleton is not None and found.skeleton is not None  # of every pose card
+    if (card.skeleton.indices_in(found.skeleton) < 0).all():
+        raise ConfigError(f"teacher: {found.name} knows none of the keypoints that are learned")
+    return found, load_network(found, path).requires_grad_(False)

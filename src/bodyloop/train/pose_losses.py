@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bodyloop.maps import oks_variances
-from bodyloop.models.cards import Preprocess
+from bodyloop.models.cards import Card, Preprocess
 from bodyloop.nn.maps import Decoder
 from bodyloop.skeletons import Skeleton
 from bodyloop.train.config import PoseConfig
@@ -155,19 +155,49 @@ class Doubled:
 
 
 class Distilled:
-    """Another recipe's terms and the sparsemax loss against the maps of a teacher with the same crops and keypoints."""
+    """Another recipe's terms, and the sparsemax loss against the maps of a teacher that is shown the same crops.
 
-    def __init__(self, inner: PoseLoss, teacher: torch.nn.Module, weight: float, temperature: float) -> None:
-        self.inner, self.teacher, self.weight, self.temperature = inner, teacher, weight, temperature
+    Taught are keypoints that both know by name, where they are labelled and in the window.
+
+    Args:
+        teacher: its card and network; size and padding of its crops are the student's.
+        skeleton: of the student.
+    """
+
+    def __init__(
+        self,
+        inner: PoseLoss,
+        teacher: tuple[Card, torch.nn.Module],
+        skeleton: Skeleton,
+        weight: float,
+        temperature: float,
+    ) -> None:
+        self.inner, self.weight, self.temperature = inner, weight, temperature
+        card, self.network = teacher
+        assert card.skeleton is not None  # of every pose card
+        self.preprocess = card.preprocess
+        columns = torch.from_numpy(skeleton.indices_in(card.skeleton))
+        self.known, self.columns = columns >= 0, columns.clamp(min=0)
         self.outputs = tuple(dict.fromkeys((*inner.outputs, "logits", "maps")))
 
     def __call__(self, out: Mapping[str, Tensor], batch: Batch, shared: Shared) -> dict[str, Tensor]:
         terms = self.inner(out, batch, shared)
+        device = out["maps"].device
         with torch.no_grad():
-            maps = self.teacher.to(out["maps"].device)(batch["normalised"], ("maps",))["maps"]
-        weight = (batch["inside"] & (batch["flags"] > 0)).float()
+            crops = normalised(batch["images"], self.preprocess)
+            maps = self.network.to(device)(crops, ("maps",))["maps"][:, self.columns.to(device)]
+        weight = (batch["inside"] & (batch["flags"] > 0) & self.known.to(device)).float()
+        count = shared(weight.sum()).clamp(min=1)
         z = out["logits"].float() / self.temperature
-        return terms | {"teacher": self.weight * distillation(z, out["maps"], maps.float(), weight)}
+        taught = distillation(z, out["maps"], maps.float(), weight)
+        return terms | {"teacher": self.weight * taught / count}
+
+
+def normalised(images: Tensor, preprocess: Preprocess) -> Tensor:
+    """(B, h, w, 3) uint8 RGB to normalised channels-last (B, 3, h, w) in the order of channels of a network."""
+    mean, std = (torch.tensor(v, device=images.device) for v in (preprocess.mean, preprocess.std))
+    x = (images.float() - mean) / std
+    return (x.flip(-1) if preprocess.order == "bgr" else x).permute(0, 3, 1, 2)
 
 
 def to_map(
