@@ -27,7 +27,7 @@ FEATURES = ("image_embedding", "high_0", "high_1")  # what the encoder gives and
 TOP_LEFT, BOTTOM_RIGHT, PADDING = 2, 3, -1  # labels beside those of points
 STRIDE = 4  # input px of a logit
 LIMIT = 32.0  # logits that are handed out lie within it
-PICTURES, PROMPTS = 2, 16  # at once, so that memory stays bounded (some 60 MB a prompt)
+PICTURES, PROMPTS = 2, 8  # at once: some 60 MB a prompt; more are slower on a CPU
 
 
 @dataclass(frozen=True, eq=False)
