@@ -85,7 +85,7 @@ def layout(architecture: str, num_keypoints: int, head: str) -> Shapes:
 
 def count_parameters(shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Number of parameters: everything but running statistics and counters."""
-    buffers = (".running_mean", ".running_var", COUNTER)
+    buffers = (".running_mean", ".running_var", COUNTER, ".positional_embedding")
     return sum(math.prod(s) for n, s in shapes.items() if not n.endswith(buffers))
 
 
