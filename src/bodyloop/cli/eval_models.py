@@ -227,7 +227,7 @@ def segmenter(
 ) -> None:
     """Judge a segmenter on photos of people with masks: mean IoU with its 95 % interval, prompted by their own poses.
 
-    Poses are of the labelled boxes; "mask" is the true mask as a small detector would draw it. Counted are people in
+    Poses are of the labelled boxes; "mask" is the true mask, spoiled as a small detector's. Counted are people in
     boxes of more than 32 x 32 px.
     """
     from bodyloop.api import load_pose, load_segmenter

@@ -1,7 +1,7 @@
 """A segmenter judged on people with masks: the mean IoU of their masks, prompted by their own poses.
 
 Everybody on a photo gets a pose from the labelled boxes; then each person is prompted as the loop would prompt it,
-with as much as is asked for: maps, box, the people beside, a first mask as a small detector gives it. The box itself,
+with as much as is asked for: maps, box, the people beside, a first mask spoiled as a small detector's. The box itself,
 filled, is the baseline. Means are over people, intervals over photographs.
 """
 
@@ -16,7 +16,7 @@ from typing import Literal, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
-from bodyloop.data.coarse import cell_of, coarsened
+from bodyloop.data.coarse import cell_of, random_coarse
 from bodyloop.data.masked import MaskedPeople, Persons
 from bodyloop.errors import InputError
 from bodyloop.eval import bootstrap as boot
@@ -105,7 +105,7 @@ def evaluate_segmenter(
 
     Args:
         pose: gives everybody on a photo a pose, from the labelled boxes. With "maps" it must return maps.
-        known: what the prompts hold. "mask": the true mask as a small detector would draw it.
+        known: what the prompts hold. "mask": the true mask, spoiled as a small detector's (`random_coarse`).
         limit: the first photos only. seed: of the intervals.
         progress: called with photos done and photos in all.
 
@@ -146,7 +146,7 @@ def _judged(
     """Of the people of one photo (4, n) IoU, score, IoU of the filled boxes and of first masks; and seconds."""
     image, truth = people.image(int(rows[0])), Masks.concat([people.mask(int(i)) for i in rows])
     everybody = _posed(people, rows, image, pose)
-    first = Masks.from_bitmaps([_first(truth.bitmap(i)) for i in range(len(rows))], image.size)
+    first = _first(people, rows, truth)
     prompts = [_prompt(everybody, i, first[i], known) for i in range(len(rows))]
     began = time.perf_counter()
     answer = segmenter.segment(segmenter.encode([image])[0], prompts)
@@ -186,8 +186,14 @@ def _prompt(people: People, i: int, first: Masks, known: Sequence[Known]) -> Pro
     )
 
 
-def _first(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
-    return coarsened(mask.view(np.uint8), cell_of((mask.shape[1], mask.shape[0])))
+def _first(people: MaskedPeople, rows: npt.NDArray[np.int64], truth: Masks) -> Masks:
+    """The masks of the people of one photo as a small detector would draw them: the same for everybody who asks."""
+    cell, out = cell_of(truth.size), []
+    for i, row in enumerate(rows.tolist()):
+        rng = np.random.default_rng(int(people.annotation_ids[row]))
+        beside = people.beside(row).masks.union().view(np.uint8)
+        out.append(random_coarse(truth.bitmap(i).view(np.uint8), beside, cell, rng))
+    return Masks.from_bitmaps(out, truth.size)
 
 
 def _filled(box: Floats, size: tuple[int, int]) -> npt.NDArray[np.bool_]:

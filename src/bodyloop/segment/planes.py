@@ -8,7 +8,6 @@ that "outside" and "not known" differ.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -46,7 +45,9 @@ PLANES = (*PARTS, "limbs", "points", "box", "mask", "others", "others_mask")
 MAPPED = len(PARTS) + 1  # planes that come from maps: parts and limbs
 FULL = 0.04  # share of a map's mass in one cell from which on the keypoint counts as found
 FAR = 10_000.0  # crop px; further away nothing is drawn
-DOT = 1  # radius of a keypoint or point, cells
+DOT = 1  # radius of a point, cells
+_SHIFT = 4  # bits behind the point where OpenCV draws
+_BIT = 1 << _SHIFT
 
 
 def grid_of(size: Size) -> Size:
@@ -134,15 +135,19 @@ def limbs(
     w, h = grid_of(size)
     canvas = np.zeros((h, w), np.uint8)
     known = np.isfinite(points).all(axis=-1) & np.isfinite(sure)
-    bright = np.where(known, np.clip(np.nan_to_num(sure), 0, 1) * 255, 0).astype(int)
-    at = _fixed(np.where(known[..., None], points, 0.0))
-    lines = [
-        (min(b[i], b[j]), a[i], a[j]) for a, b in zip(at, bright, strict=True) for i, j in skeleton.links
-    ]
-    ends = [(int(v), a, a) for row, b in zip(at, bright, strict=True) for v, a in zip(b, row, strict=True)]
-    for value, a, b in sorted((*lines, *ends), key=lambda drawn: drawn[0]):  # the surest on top
-        if value > 0:
-            cv2.line(canvas, a, b, int(value), thickness=2, shift=4)
+    bright = np.where(known, np.clip(np.nan_to_num(sure), 0, 1) * 255, 0).astype(np.int64)
+    links = np.array(
+        [*skeleton.links, *((k, k) for k in range(len(skeleton)))]
+    )  # a keypoint joined with itself
+    ends = _fixed(np.where(known[..., None], points, 0.0))[:, links].reshape(-1, 2, 2)
+    value = bright[:, links].min(axis=-1).ravel()
+    reach = 2 * _BIT  # half the thickness, and OpenCV's rounding
+    near = (ends.max(axis=1) > -reach).all(axis=1)
+    near &= (ends.min(axis=1) < np.array([w, h]) * _BIT + reach).all(axis=1)
+    order = np.argsort(value, kind="stable")  # the surest on top
+    order = order[((value > 0) & near)[order]]
+    for (a, b), v in zip(ends[order].tolist(), value[order].tolist(), strict=True):
+        cv2.line(canvas, a, b, v, thickness=2, shift=_SHIFT)
     out: Floats = canvas.astype(np.float32) / np.float32(255)
     return out
 
@@ -153,8 +158,8 @@ def dots(points: npt.NDArray[np.floating], size: Size) -> Floats:
 
     w, h = grid_of(size)
     canvas = np.zeros((h, w), np.uint8)
-    for at in _fixed(np.asarray(points, np.float64).reshape(1, -1, 2))[0]:
-        cv2.circle(canvas, at, DOT << 4, 1, thickness=-1, shift=4)
+    for at in _fixed(np.asarray(points, np.float64).reshape(-1, 2)).tolist():
+        cv2.circle(canvas, at, DOT * _BIT, 1, thickness=-1, shift=_SHIFT)
     return canvas.astype(np.float32)
 
 
@@ -186,8 +191,7 @@ def share(mask: npt.NDArray[np.generic]) -> Floats:
     return out
 
 
-def _fixed(points: npt.NDArray[np.floating]) -> list[list[Sequence[int]]]:
-    """Crop px (P, K, 2) to cells in OpenCV's fixed point with four bits behind the point."""
+def _fixed(points: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
+    """Crop px (..., 2) to cells in OpenCV's fixed point."""
     cells = (np.clip(points, -FAR, FAR) - (CELL - 1) / 2) / CELL
-    out: list[list[Sequence[int]]] = np.rint(cells * 16).astype(int).tolist()
-    return out
+    return np.asarray(np.rint(cells * _BIT), np.int64)
