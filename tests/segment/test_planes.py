@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -105,3 +106,16 @@ def test_dots_and_what_nobody_names() -> None:
     assert not planes.dots(np.zeros((0, 2)), SIZE).any()
     one = planes.unnamed_plane(planes.certainty(spot(16, 32)), SIZE)[0]
     assert np.unravel_index(one.argmax(), one.shape) == (24, 12)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_what_lies_outside_the_window_leaves_no_gap_inside(seed: int) -> None:
+    """The same people in a window that is wider by 48 px on every side, cut to the middle."""
+    rng = np.random.default_rng(seed)
+    points, sure = rng.uniform(-40, 200, (2, 17, 2)), rng.random((2, 17))
+    here = planes.limbs(points, sure, COCO, SIZE)
+    wide = planes.limbs(points + 48, sure, COCO, (SIZE[0] + 96, SIZE[1] + 96))[12:-12, 12:-12]
+    ones = np.ones((3, 3), np.uint8)  # OpenCV rounds a line that it cuts a little differently
+    inner = np.s_[1:-1, 1:-1]
+    assert (here <= cv2.dilate(wide, ones))[inner].all() and (wide <= cv2.dilate(here, ones))[inner].all()
