@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from bodyloop.detect import YOLO_FAMILIES, is_folder_of_transformers
+from bodyloop.detect import YOLO_FAMILIES, weights_of_transformers
 from bodyloop.errors import FileError, InputError, MissingDependency, ModelError
 from bodyloop.images import Image, Order
 from bodyloop.models.cards import Card
@@ -154,16 +154,15 @@ def load_detector(
     """
     if not isinstance(model, str | Path | Card):
         return _made_of(model, score_threshold)
-    if not isinstance(model, Card) and is_folder_of_transformers(model):
+    found, path = find_detector(model, card)
+    if found is None and path.suffix.lower() != ".onnx":
         if compile or threads is not None or card is not None:
             raise InputError(f"{model}: compile, threads and card are not for detectors of transformers")
         from bodyloop.detect.hf import TransformersDetector
 
         return TransformersDetector.from_folder(
-            model, device=device, dtype=dtype, score_threshold=score_threshold
+            path.parent, device=device, dtype=dtype, score_threshold=score_threshold
         )
-    bare = bare_onnx(model) if card is None else None
-    found, path = (None, bare) if bare is not None else resolve(model, card)
     engine = _engine(found, path, device, dtype, compile, threads)
     if found is None or found.architecture in YOLO_FAMILIES:
         from bodyloop.detect.yolo import YoloDetector
@@ -174,6 +173,20 @@ def load_detector(
     return RTMDetDetector.from_card(
         engine, found, score_threshold=score_threshold, masks=masks, parity=parity
     )
+
+
+def find_detector(
+    model: str | Path | Card, card: str | Path | Card | None = None
+) -> tuple[Card | None, Path]:
+    """A detector's card, None for a file of others that has none, and its weights' file, fetched if necessary.
+
+    Raises:
+        ModelError, ConfigError, FileError: as `bodyloop.models.registry.resolve`.
+    """
+    if not isinstance(model, Card) and (weights := weights_of_transformers(model)) is not None:
+        return None, weights
+    bare = bare_onnx(model) if card is None else None
+    return resolve(model, card) if bare is None else (None, bare)
 
 
 def _made_of(model: Any, score_threshold: float | None) -> Detector:

@@ -60,12 +60,16 @@ class Models:
         card: str | None = None,
         config: LoopConfig | None = None,
     ) -> None:
+        from bodyloop.api import find_detector
         from bodyloop.models.registry import resolve
 
         self._names, self._how, self._card = dict(names), how or How(), card
         self.config = config
-        found = {
-            role: resolve(_file_of(name), card if role == "pose" else None) for role, name in names.items()
+        found: dict[str, tuple[Card | None, Path]] = {
+            role: find_detector(name)
+            if role == "detector"
+            else resolve(_file_of(name), card if role == "pose" else None)
+            for role, name in names.items()
         }
         self._files = {role: file for role, (_, file) in found.items()}
         described = {role: _described(*f) for role, f in found.items()}
@@ -160,7 +164,7 @@ def threads_for(file: Path, threads: int | None) -> int | None:
     return None
 
 
-def _described(card: Card, file: Path) -> dict[str, str]:
+def _described(card: Card | None, file: Path) -> dict[str, str]:
     from bodyloop.models.checkpoints import sha256_of
 
-    return {"name": card.name, "sha256": sha256_of(file)}
+    return {"name": file.stem if card is None else card.name, "sha256": sha256_of(file)}

@@ -177,13 +177,12 @@ def detector(
     as_json: AsJson = False,
 ) -> None:
     """Judge a person detector on annotated photos: box AP with its 95 % interval, and the speed."""
-    from bodyloop.api import load_detector
+    from bodyloop.api import find_detector, load_detector
     from bodyloop.cli._models import threads_for
     from bodyloop.eval.detector import evaluate_detector
     from bodyloop.eval.photos import find_sets
-    from bodyloop.models.registry import resolve
 
-    told = threads_for(resolve(model, card)[1], threads)
+    told = threads_for(find_detector(model, card)[1], threads)
     judged = load_detector(model, card=card, device=device, threads=told, score_threshold=threshold)
     reports = []
     for path in find_sets(data, split):

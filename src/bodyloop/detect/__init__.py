@@ -10,14 +10,17 @@ from pathlib import Path
 
 from bodyloop.detect.rtmdet import DetectorParity, RTMDetDetector
 
-__all__ = ["YOLO_FAMILIES", "DetectorParity", "RTMDetDetector", "is_folder_of_transformers"]
+__all__ = ["YOLO_FAMILIES", "DetectorParity", "RTMDetDetector", "weights_of_transformers"]
 
 YOLO_FAMILIES = ("yolox", "yolov5", "yolov8", "yolo-end-to-end")  # architectures of cards for `yolo`
 
 
-def is_folder_of_transformers(path: str | Path) -> bool:
-    """Whether a folder holds a model that was saved by `transformers`."""
+def weights_of_transformers(folder: str | Path) -> Path | None:
+    """The weights' file (the first of several) in a folder that `transformers` saved, None if it is no such folder."""
+    path = Path(folder)
     try:
-        return (Path(path) / "config.json").is_file()
+        if not (path / "config.json").is_file():
+            return None
+        return min((*path.glob("model*.safetensors"), *path.glob("pytorch_model*.bin")), default=None)
     except (OSError, ValueError):  # too long for a path, or a NUL in it
-        return False
+        return None
