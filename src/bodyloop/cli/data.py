@@ -198,7 +198,7 @@ def _prompted(name: str, device: str) -> SegmentPeople:
         (encoded,) = model.encode([Image(photo)])
         seen = [k[k[:, 2] == VISIBLE, :2] for k in keypoints]
         found = model.segment(
-            encoded, [Prompt(p, np.ones(len(p)), box=b) for p, b in zip(seen, boxes, strict=True)]
+            encoded, [Prompt(p, np.ones(len(p), np.int64), box=b) for p, b in zip(seen, boxes, strict=True)]
         )
         return [found.masks.bitmap(i) if there else None for i, there in enumerate(found.masks.present)]
 

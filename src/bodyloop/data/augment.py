@@ -248,7 +248,7 @@ def colour_table(rng: Rng, strength: float = 0.3) -> U8:
     gamma = np.exp(rng.normal(0, strength * 0.6))
     offset = rng.normal(0, strength * 40)
     v = np.arange(256, dtype=np.float64)[:, None] / 255
-    table = np.clip(v**gamma * gain * 255 + offset, 0, 255).astype(np.uint8)
+    table: U8 = np.clip(v**gamma * gain * 255 + offset, 0, 255).astype(np.uint8)
     table[0] = 0
     return table
 
