@@ -44,7 +44,7 @@ PLAN = {
     ("vit-s", "oks-unit"): (4, 1e-4, 150),
     ("vit-b", "oks-unit"): (4, 5e-5, 130),
     ("vit-l", "oks-unit"): (4, 5e-5, 110),
-    ("vit-h", "oks-unit"): (2, 3e-5, 200),
+    ("vit-h", "oks-unit"): (2, 3e-5, 160),
 }
 
 
