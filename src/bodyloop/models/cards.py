@@ -283,8 +283,7 @@ class WeightsFile:
         size, expert, digits = self.size_bytes, self.expert, self.sha256
         _require(size is None or size > 0, f"size_bytes must be positive, got {size}")
         _require(expert is None or 0 <= expert < 64, f"expert must lie in 0..63, got {expert}")
-        known = digits is None or _SHA256.fullmatch(digits) is not None
-        _require(known, "sha256 must be lower-case hex, 8 to 64 digits")
+        _require(digits is None or _SHA256.fullmatch(digits) is not None, "sha256 must be 8 to 64 hex digits")
         if self.url is not None:
             plain = len(self.url) < 500 and _URL.fullmatch(self.url) is not None
             _require(plain, f"url must be a plain https address of a file, got {self.url[:80]!r}")
