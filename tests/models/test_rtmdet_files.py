@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from bodyloop.api import load_detector  # noqa: E402
-from bodyloop.errors import ModelError  # noqa: E402
+from bodyloop.errors import ConfigError, ModelError  # noqa: E402
 from bodyloop.images import Image  # noqa: E402
 from bodyloop.models.build import build_network, load_network  # noqa: E402
 from bodyloop.models.cards import Card, Detection, WeightsFile, load_card  # noqa: E402
@@ -164,6 +164,31 @@ def test_architectures_and_cards_that_do_not_fit(state: State, tmp_path: Path) -
     several = save(tmp_path / "l.pth", {n: torch.zeros(()) for n in state})
     with pytest.raises(ModelError, match="not the weights of a known network"):
         infer_card(read_checkpoint(several))
+
+
+def test_cards_that_are_malformed(state: State, tmp_path: Path) -> None:
+    path = save(tmp_path / "x.pth", state)
+    tiny = find_card("rtmdet-ins-tiny")
+    for preprocess, says in (
+        (replace(tiny.preprocess, size=(100, 64)), "both sides must be multiples of 32"),
+        (replace(tiny.preprocess, input="float32-nchw"), "its card says 'float32-nchw'"),
+    ):
+        with pytest.raises(ModelError, match=says):
+            load_detector(path, card=replace(tiny, preprocess=preprocess))
+    text = tiny.to_toml()
+    for old, new, says in (
+        ("person_class = 0", "person_class = 80", "person_class 80 is not among 80 classes"),
+        ("nms_iou = 0.6", "nms_iou = 1.6", "nms_iou"),
+        ("num_classes = 80", "num_classes = 0", "num_classes"),
+        ("max_per_image = 100", "max_per_image = 1.5", "max_per_image"),
+        ("pad_value = 114", "pad_value = 256", "pad_value"),
+        ("[detection]", "[detections]", "'detection'"),
+    ):
+        assert old in text
+        (tmp_path / "x.toml").write_text(text.replace(old, new))
+        with pytest.raises(ConfigError, match=says) as e:
+            load_detector(path)
+        assert "x.toml" in str(e.value)
 
 
 def test_a_card_for_a_file_of_ones_own(tmp_path: Path) -> None:
