@@ -214,6 +214,12 @@ def test_a_run_keeps_the_card_of_what_it_trains(tmp_path: Path) -> None:
     assert load_card(tmp_path / "My Run" / "card.toml") == kept
 
 
+def test_machines_that_see_other_folders_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop.Accelerator, "gather", lambda self, own: torch.cat([own, own + 20]))
+    with pytest.raises(ConfigError, match=r"go on from steps \[0, 20\]; give all machines the same folder"):
+        fit(Line(), CONFIG, tmp_path)
+
+
 def test_a_batch_that_cannot_be_split_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="multiple of 3"):
         fit(Line(), replace(CONFIG, accumulate=3), tmp_path)

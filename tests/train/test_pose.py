@@ -241,6 +241,8 @@ def test_what_the_task_refuses(drawn: Path, tmp_path: Path) -> None:
         PoseTask(config_from(config(drawn, sources=[])))
     with pytest.raises(ConfigError, match="name:share"):
         PoseTask(config_from(config(drawn, sources=["coco:much"])))
+    with pytest.raises(ConfigError, match=r"source coco shows nobody .* min_height=9000 px"):
+        PoseTask(config_from(config(drawn, min_height=9000)))
     with pytest.raises(FileError, match="nowhere"):
         PoseTask(config_from(config(drawn, sources=["nowhere"])))
 

@@ -63,6 +63,12 @@ class PoseSamples:
             )
             for name in shares
         ]
+        empty = [name for name, s in zip(shares, self.sets, strict=True) if not len(s)]
+        if empty:
+            raise ConfigError(
+                f"source {empty[0]} shows nobody to learn from: with min_keypoints={config.min_keypoints} of the "
+                f"keypoints {', '.join(skeleton.keypoints[:3])}, ... and min_height={config.min_height:g} px"
+            )
         unsure = set(config.knows_hidden) - set(shares)
         if unsure:
             raise ConfigError(f"knows_hidden names {', '.join(sorted(unsure))}, which are no sources")
