@@ -265,16 +265,17 @@ def test_nobody_at_all_is_a_page_too(chromium: Any, tmp_path: Path) -> None:
 def test_in_a_crowd_numbers_do_not_lie_on_each_other(chromium: Any, tmp_path: Path) -> None:
     shown = browser.look(chromium, bl.draw_loop(*crowd(60)).save(tmp_path / "loop.html"), 400)
     meet = """() => {
-      const now = document.querySelector('.step:not(.gone) .names');  // what goes fades out for a while
-      const seen = [...now.querySelectorAll('g:not(.crowded) text')].map(e => e.getBoundingClientRect());
+      const seen = [...document.querySelectorAll('.names g:not(.crowded) text')].map(e => e.getBoundingClientRect());
       const meet = (a, b) => a.left + 1 < b.right && b.left + 1 < a.right
         && a.top + 1 < b.bottom && b.top + 1 < a.bottom;
       return [seen.length, seen.filter((a, i) => seen.some((b, j) => j < i && meet(a, b))).length];
     }"""
     shown.click("#stations >> text=Detect")
+    shown.wait_for_selector(".names .crowded", state="attached")
+    shown.wait_for_selector(".step.gone", state="detached")  # what goes fades out for a while
     count, meeting = shown.evaluate(meet)
     assert 5 < count < 60 and meeting == 0
-    hidden = shown.locator(".step:not(.gone) .names .crowded").first
+    hidden = shown.locator(".names .crowded").first
     assert not hidden.locator("text").is_visible()
     shown.click(f"#people [data-who='{hidden.get_attribute('data-who')}']")
     assert hidden.locator("text").is_visible()
