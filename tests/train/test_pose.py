@@ -161,9 +161,9 @@ def test_labels_and_keypoints_that_miss_each_other_are_told(
     table["categories"][0]["keypoints"] = ["nose", *(f"dot_{i}" for i in range(16))]
     (drawn / "coco" / "own.json").write_text(json.dumps(table))
     c = config_from(config(drawn, sources=["coco/own.json"]))
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "bodyloop.train"):
         PoseSamples(c, COCO, card_for(c).preprocess)
-    told = [r.getMessage() for r in caplog.records]
+    told = [r.getMessage() for r in caplog.records if r.name.startswith("bodyloop.train")]
     assert told[0] == "learning from coco/own.json: 12 people"
     assert "dot_0, dot_1" in told[1] and "not learned: coco-17 has no keypoints of these names" in told[1]
     assert told[2].startswith("nobody labels left_eye, right_eye") and len(told) == 3
