@@ -182,6 +182,20 @@ def test_a_stop_costs_a_group_at_most(tmp_path: Path) -> None:
     assert out.read_bytes() == (tmp_path / "whole.json").read_bytes()
 
 
+def test_what_another_process_finished_stays(tmp_path: Path) -> None:
+    path, out = write(tmp_path, many()), tmp_path / "out.json"
+    whole: list[bytes] = []
+
+    def overtaken(*a: Any) -> Any:
+        if not whole:
+            make_masks(path, out, fill_boxes)
+            whole.append(out.read_bytes())
+        return fill_boxes(*a)
+
+    assert make_masks(path, out, overtaken).counts["made"] == 50
+    assert whole == [out.read_bytes()]
+
+
 def test_parts(tmp_path: Path) -> None:
     path, out = write(tmp_path, many()), tmp_path / "out.json"
     first = make_masks(path, out, fill_boxes, part=(1, 2))

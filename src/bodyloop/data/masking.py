@@ -112,11 +112,12 @@ def make_masks(
     _claim(folder, made)
     _work(job, groups, folder, out, part, progress)
     done = [folder / f"{g}.json" for g in range(len(groups)) if (folder / f"{g}.json").is_file()]
-    if len(done) < len(groups) and not out.exists():
+    if len(done) == len(groups):
+        with _unless_finished(out):
+            rows = {int(n): row for path in done for n, row in load_json(path)[0].items()}
+            _join(read, rows, {**made, "groups": len(groups)}, out)
+    elif not out.exists():  # where it does another process has joined them, and tidies up
         return MadeMasks(None, {}, len(done), len(groups))
-    with _unless_finished(out):
-        rows = {int(n): row for path in done for n, row in load_json(path)[0].items()}
-        _join(read, rows, {**made, "groups": len(groups)}, out)
     with suppress(OSError):  # or another process tidies up
         for path in (*done, folder / "of.json"):
             path.unlink(missing_ok=True)
