@@ -33,6 +33,7 @@ from bodyloop.segment.crops_export import crops_function
 from bodyloop.segment.planes import MAPPED, PLANES
 from bodyloop.train.config import Pose2SegConfig
 from bodyloop.train.loop import Shared
+from bodyloop.train.mask_losses import dice, true_iou
 from bodyloop.train.optimiser import freeze
 from bodyloop.train.pose2seg_data import MAPS, NOTHING, POINTS, UNNAMED, Pose2SegSamples
 from bodyloop.train.starts import load_start
@@ -98,15 +99,10 @@ class Pose2SegTask:
             return self._terms(out["masks"].float(), out["score_logits"].float(), batch["target"].float())
 
     def _terms(self, logits: Tensor, score: Tensor, target: Tensor) -> dict[str, Tensor]:
-        c = self.config
-        p = torch.sigmoid(logits)
-        both = (p * target).sum(dim=(1, 2))
-        dice = 1 - (2 * both + 1) / (p.sum(dim=(1, 2)) + target.sum(dim=(1, 2)) + 1)
-        inside, true = logits.detach() > 0, target > 0.5
-        iou = (inside & true).sum(dim=(1, 2)) / (inside | true).sum(dim=(1, 2)).clamp(min=1)
+        c, iou = self.config, true_iou(logits, target)
         return {
             "bce": c.bce * F.binary_cross_entropy_with_logits(logits, target),
-            "dice": c.dice * dice.mean(),
+            "dice": c.dice * dice(logits, target).mean(),
             "score": c.score * F.binary_cross_entropy_with_logits(score, iou),
             "_iou": iou.mean(),
             "_off": (torch.sigmoid(score.detach()) - iou).abs().mean(),
