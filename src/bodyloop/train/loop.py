@@ -114,7 +114,7 @@ def fit(
     model = task.model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(model).eval().requires_grad_(False)
     groups = parameter_groups(model.named_parameters(), config, task.blocks)
-    optimiser = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.999))
+    optimiser = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.999), fused=True)  # a fifth of the time
     step, best = 0, -math.inf
     last = run / "last.pt"
     if last.exists():
