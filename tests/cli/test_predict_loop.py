@@ -93,6 +93,8 @@ def test_results_hold_poses_and_masks(looped: Call, photos: Path, tmp_path: Path
         (["--save", "json,html"], 0),
         (["--passes", "2"], 3),  # what it was
         (["--passes", "1"], 0),
+        (["--set", "passes=2", "--set", "name=bmp-n"], 3),
+        (["--set", "pose_nms=0.6"], 0),
         (["--threshold", "0.5"], 0),
         (["--pipeline", "bmp-v2"], 0),
         (["--pipeline", "none"], 0),
@@ -238,12 +240,13 @@ class TestWhatIsDoneWhereNothingIsSaid:
         [
             ((), True),
             (("--save", "json,gif"), True),
+            (("--whole-image", "--set", "passes=1"), True),
             (("--whole-image",), False),
             (("--whole-image", "--passes", "1"), True),
             (("--pipeline", "none"), False),
             (("--pipeline", "BMP-N"), True),
         ],
-        ids=["nothing", "forms", "whole", "whole and passes", "none", "named"],
+        ids=["nothing", "forms", "whole and a field", "whole", "whole and passes", "none", "named"],
     )
     def test_the_loop_or_not(
         self, photos: Path, tmp_path: Path, arguments: tuple[str, ...], loop: bool

@@ -2,6 +2,7 @@
 
 In float32 these random weights amplify rounding (in torch as in onnxruntime), so people are paired by their boxes,
 not by their order, the pictures are those whose numbers are stored, and masks are compared with torch in float64.
+On other pictures the m network in torch is up to 0.56 px from itself in float64, the file up to 0.49 px.
 """
 
 from __future__ import annotations

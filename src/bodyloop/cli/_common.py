@@ -52,6 +52,29 @@ CardName = Annotated[
     ),
 ]
 
+LoopFields = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Change a field of the loop's configuration, such as pose_nms=0.7; as often as you like.",
+    ),
+]
+
+
+def loop_fields(changes: Sequence[str]) -> dict[str, Any]:
+    """Values of `LoopFields` by their names: JSON, or text where it is none."""
+    out: dict[str, Any] = {}
+    for change in changes:
+        name, given, value = change.partition("=")
+        if not given:
+            raise typer.BadParameter(f"expected FIELD=VALUE, got {change!r}", param_hint="--set")
+        try:
+            out[name] = json.loads(value)
+        except ValueError:
+            out[name] = value
+    return out
+
 
 class Commands(TyperGroup):
     """All commands in one group; errors of any of them end here, as one line and an exit code."""

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from bodyloop.cli._common import AsJson, Device, complain, progress, put_json, say
+from bodyloop.cli._common import (
+    AsJson,
+    Device,
+    LoopFields,
+    complain,
+    loop_fields,
+    progress,
+    put_json,
+    say,
+)
 from bodyloop.cli._eval import Command, Protocol_, Seed, note, put
 from bodyloop.cli.eval_models import Data, Images, Limit, Split
 
@@ -42,10 +51,6 @@ Segments = Annotated[
         "--segmenter", metavar="NAME|FILE", help=f"Instead of the pipeline's; {TRUE_MASKS}: those labelled."
     ),
 ]
-Changes = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of the loop's configuration."),
-]
 Folder = Annotated[
     Path | None,
     typer.Option(
@@ -76,7 +81,7 @@ def pipeline(
     detector: Detects = None,
     pose: Poses = None,
     segmenter: Segments = None,
-    changes: Changes = None,
+    changes: LoopFields = None,
     ranking: Ranked = None,
     boxes: Annotated[
         str,
@@ -133,7 +138,7 @@ def crowds(
     detector: Detects = None,
     pose: Poses = None,
     segmenter: Segments = None,
-    changes: Changes = None,
+    changes: LoopFields = None,
     ranking: Ranked = "box",
     by: Annotated[str, typer.Option("--by", metavar="WHAT", help="What must fit: boxes or masks.")] = "boxes",
     threshold: Annotated[
@@ -230,23 +235,7 @@ def load(
         role: knowing[n](photos) if n in knowing else n for role, n in roles.items() if n is not None
     }
     loop = load_pipeline(pipeline, device=device, **given)
-    return loop.with_config(**_values(changes)) if changes else loop
-
-
-def _values(changes: Any) -> dict[str, Any]:
-    """FIELD=VALUE as names and JSON values, or text."""
-    import json
-
-    out: dict[str, Any] = {}
-    for change in changes:
-        name, given, value = change.partition("=")
-        if not given:
-            raise typer.BadParameter(f"expected FIELD=VALUE, got {change!r}", param_hint="--set")
-        try:
-            out[name] = json.loads(value)
-        except ValueError:
-            out[name] = value
-    return out
+    return loop.with_config(**loop_fields(changes)) if changes else loop
 
 
 def _fail_if_any(run: PipelineRun) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,8 +13,10 @@ from bodyloop.cli._common import (
     STOPPED,
     AsJson,
     CardName,
+    LoopFields,
     complain,
     example,
+    loop_fields,
     progress,
     put_json,
     say,
@@ -85,6 +88,7 @@ def command(
     passes: Annotated[
         int | None, typer.Option("--passes", min=1, max=100, metavar="N", help="Passes of the loop at most.")
     ] = None,
+    changes: LoopFields = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -167,9 +171,8 @@ def command(
     if whole_image and (boxes is not None or masks is not None):
         raise typer.BadParameter("--whole-image leaves no question for --boxes or --masks; give one of them")
     given = whole_image or boxes is not None or masks is not None
-    config = _loop(
-        pipeline, passes, segmenter, wanted, plain=given or model is not None or detector is not None
-    )
+    plain = given or model is not None or detector is not None
+    config = _loop(pipeline, passes, changes or [], segmenter, wanted, plain=plain)
     names = _names(config, model, detector, segmenter, given)
     if config is not None and threshold is not None:
         config = config.changed(detector_threshold=threshold)
@@ -207,7 +210,13 @@ def command(
 
 
 def _loop(
-    pipeline: str | None, passes: int | None, segmenter: str | None, wanted: frozenset[str], *, plain: bool
+    pipeline: str | None,
+    passes: int | None,
+    changes: Sequence[str],
+    segmenter: str | None,
+    wanted: frozenset[str],
+    *,
+    plain: bool,
 ) -> LoopConfig | None:
     """The loop that is asked for, or meant; None: people are found and posed once.
 
@@ -219,7 +228,12 @@ def _loop(
     from bodyloop.loop import find_config
 
     steps = sorted(wanted & OF_THE_LOOP)
-    needs = {"--passes": passes, "--segmenter": segmenter, f"--save {','.join(steps)}": steps or None}
+    needs = {
+        "--passes": passes,
+        "--set": changes or None,
+        "--segmenter": segmenter,
+        f"--save {','.join(steps)}": steps or None,
+    }
     needed = [name for name, value in needs.items() if value is not None]
     if "mp4" in wanted:
         from bodyloop.drawing.moving import moving_path
@@ -234,7 +248,7 @@ def _loop(
         return None
     if name.lower() not in PIPELINES:
         raise typer.BadParameter(f"--pipeline: unknown {name!r}; known: {', '.join(PIPELINES)}, none")
-    config = find_config(name)
+    config = find_config(name).changed(**loop_fields(changes))
     return config if passes is None else config.changed(passes=passes)
 
 
