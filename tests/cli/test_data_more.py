@@ -163,3 +163,47 @@ def test_show_of_a_detector(drawn: Path, tmp_path: Path) -> None:
         "data", "show", "rtmdet-n", f"data={drawn}", "sources=[coco]", "-n", 3, "--out", tmp_path / "d.jpg"
     )
     assert done.exit_code == 0 and (tmp_path / "d.jpg").is_file(), done.stderr
+
+
+@pytest.mark.parametrize(("known", "colour"), [("box", 1), ("mask", 0), ("others", 2)])
+def test_show_of_a_crop_segmenter(drawn: Path, tmp_path: Path, known: str, colour: int) -> None:
+    changes = [f"{name}={float(name == known)}" for name in ("box", "mask", "others", "predicted")]
+    out = tmp_path / "s.png"
+    done = call(
+        "data", "show", "pose2seg-n", f"data={drawn}", "sources=[coco]", "validation=", "paste=1", *changes,
+        "-n", 6, "--out", out, "--json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    told = [c.rsplit(", ", 1)[1] for c in json.loads(done.stdout)["samples"]]
+    assert len(told) == 6 and set(told) <= {"maps", "points", "points without names", "no pose"}
+    sheet = np.asarray(PIL.Image.open(out).convert("RGB")).reshape(-1, 3)
+    shown = [
+        int(((sheet[:, c] > 90) & (np.delete(sheet, c, axis=1) == 0).all(axis=1)).sum()) for c in range(3)
+    ]
+    assert shown[colour] > 1000 and sum(shown) - shown[colour] < 50
+
+
+def test_show_of_a_crop_segmenter_that_asks_a_pose_model(drawn: Path, tmp_path: Path) -> None:
+    done = call(
+        "data", "show", "pose2seg-n", f"data={drawn}", "sources=[coco]", "validation=", "predicted=1",
+        "-n", 2, "--out", tmp_path / "s.png", "--json",
+    )  # fmt: skip
+    assert all(c.endswith(", asks pmpose-n") for c in json.loads(done.stdout)["samples"])
+
+
+def test_show_of_a_sam(drawn: Path, tmp_path: Path) -> None:
+    """The network's square, as it is where nothing is augmented; outside the mask the photo stays."""
+    pytest.importorskip("transformers", reason="needs bodyloop[sam]")
+    done = call(
+        "data", "show", "sam-pose2seg-b+", f"data={drawn}", "sources=[coco]", "validation=", "overfit=1",
+        "-n", 1, "--out", tmp_path / "s.png", "--json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    (caption,) = json.loads(done.stdout)["samples"]
+    number = int(caption.rsplit(" ", 1)[1])
+    document = json.loads((drawn / "coco" / "train.json").read_text())
+    (name,) = [i["file_name"] for i in document["images"] if i["id"] == number]
+    photo = cv2.imread(str(drawn / "coco" / "images" / name))
+    tile = cv2.resize(photo, (600, 600), interpolation=cv2.INTER_LINEAR)
+    sheet = cv2.imread(str(tmp_path / "s.png"))
+    assert cv2.matchTemplate(sheet, tile, cv2.TM_SQDIFF_NORMED).min() < 0.1

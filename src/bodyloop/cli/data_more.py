@@ -70,7 +70,8 @@ def show(
 
     Filled joints are visible, rings hidden, broken rings outside the window; the sheet goes on where they lie beyond
     the crop. The rectangle is the box that the window was made from. Where a batch holds more than N samples, those
-    shown are spread evenly over the first one. Captions name the source, the annotation and the photo.
+    shown are spread evenly over the first one. Captions name the source, the annotation and the photo. A segmenter's
+    samples show the mask that is wanted and what the network is told of the person.
     """
     from bodyloop.cli.train import recipe
 

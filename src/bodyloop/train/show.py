@@ -4,7 +4,7 @@ Nothing is made for show: pixels and labels are those that the loop draws by the
 than is asked for, every so many-th of it is shown, so that all its sources are there. Of a person's crop
 the labelled keypoints are drawn (filled: visible, ring: hidden, broken: outside the window; the sheet grows
 where they lie beyond the crop) and the box that the window was made from. A detector's canvas shows boxes and
-masks.
+masks, a segmenter's sample the mask that is wanted and the keypoints that are told.
 """
 
 from __future__ import annotations
@@ -15,21 +15,34 @@ from itertools import islice
 
 import numpy as np
 
+from bodyloop.api import load_pose
 from bodyloop.data.detection import DetectionSample
-from bodyloop.drawing import Picture, contact_sheet, draw
+from bodyloop.data.masked import MaskedPeople
+from bodyloop.drawing import Picture, contact_sheet, draw, strip
 from bodyloop.errors import ConfigError
+from bodyloop.images import Image
+from bodyloop.masks import Masks
+from bodyloop.models.cards import Preprocess
+from bodyloop.models.registry import find_card
 from bodyloop.people import People
+from bodyloop.segment.planes import CELL as PLANE_CELL
+from bodyloop.segment.planes import PLANES
 from bodyloop.skeletons import Skeleton
-from bodyloop.train.config import DetectorConfig, PoseConfig, TrainConfig
+from bodyloop.train.config import DetectorConfig, Pose2SegConfig, PoseConfig, SamConfig, TrainConfig
 from bodyloop.train.detection import DetectorSamples
 from bodyloop.train.loop import samples_of
 from bodyloop.train.mixture import parse_sources
 from bodyloop.train.pose import card_for
+from bodyloop.train.pose2seg_data import Pose2SegSamples, Told
 from bodyloop.train.pose_data import Labelled, PoseSamples
+from bodyloop.train.sam_data import SamSamples, Shown
 
 SCALE = 2.0  # of crops, which are small
 CELL = 600  # px
 LEGEND = "filled: visible    ring: hidden    broken: outside the window"
+TOLD = ("mask", "box", "others")  # planes of the right half of a crop segmenter's sample: red, green, blue
+TOLD_LEGEND = "left: the mask wanted    right: first mask red, box green, people beside blue"
+MODES = ("maps", "points", "points without names", "no pose")  # what a crop segmenter is told of the pose
 
 
 def show(config: TrainConfig, count: int = 24) -> tuple[Picture, list[str]]:
@@ -45,6 +58,12 @@ def show(config: TrainConfig, count: int = 24) -> tuple[Picture, list[str]]:
         title = f"{config.model}, batches of {config.batch}, seed {config.seed}.    {LEGEND}"
     elif isinstance(config, DetectorConfig):
         shown = list(islice(_canvases(config, count), count))
+        title = f"{config.model}, batches of {config.batch}, seed {config.seed}"
+    elif isinstance(config, Pose2SegConfig):
+        shown = list(islice(_segmented(config, count), count))
+        title = f"{config.model}, batches of {config.batch}, seed {config.seed}.    {TOLD_LEGEND}"
+    elif isinstance(config, SamConfig):
+        shown = list(islice(_prompted(config, count), count))
         title = f"{config.model}, batches of {config.batch}, seed {config.seed}"
     else:
         raise ConfigError(f"nothing shows the samples of a {type(config).__name__}")
@@ -105,3 +124,50 @@ def _canvas(sample: DetectionSample) -> Picture:
     ignored = People(people.image_size, boxes=sample.people.ignore)
     labels = ["person"] * len(people) + ["ignored"] * len(ignored)
     return draw(sample.image, People.concat([people, ignored]), boxes=True, labels=labels)
+
+
+def _segmented(config: Pose2SegConfig, count: int) -> Iterator[tuple[Picture, str]]:
+    pose = load_pose(config.pose, device=config.device, threads=config.threads)
+    samples = Pose2SegSamples(config, pose.skeleton, find_card(config.model).preprocess, pose.card.preprocess)
+    names = list(parse_sources(config.sources))
+    for n in count_from():
+        for (source, index, *_), sample in samples_of(samples, config, n, _places(config.batch, count)):
+            told = f"asks {pose.card.name}" if sample.predicted else MODES[sample.mode]
+            whose = f"{names[source]}: {_of(samples.sets[source], index)}"
+            yield _crop_and_planes(sample, pose.skeleton), f"{whose}, {told}"
+
+
+def _crop_and_planes(sample: Told, skeleton: Skeleton) -> Picture:
+    h, w = sample.target.shape
+    person = People((w, h), masks=Masks.from_bitmaps(sample.target[None] > 0))
+    if not sample.predicted:  # the places are told, not asked for
+        points = sample.points * (w - 1, h - 1)
+        person = person.replace(skeleton=skeleton, keypoints=points[None].astype(np.float32))
+    levels = np.stack([sample.planes[PLANES.index(n)] for n in TOLD], axis=-1).clip(0, 1)
+    planes = (255 * levels).astype(np.uint8).repeat(PLANE_CELL, axis=0).repeat(PLANE_CELL, axis=1)
+    crop = draw(np.ascontiguousarray(sample.crop), person, canvas="photo", scale=SCALE)
+    return strip([crop, draw(planes, People((w, h)), scale=SCALE)], height=int(SCALE * h))
+
+
+def _prompted(config: SamConfig, count: int) -> Iterator[tuple[Picture, str]]:
+    preprocess = find_card(config.model).preprocess
+    samples = SamSamples(config, preprocess)
+    names = list(parse_sources(config.sources))
+    for n in count_from():
+        for (source, index, *_), sample in samples_of(samples, config, n, _places(config.batch, count)):
+            people = samples.sets[source]
+            yield _square(sample, people.skeleton, preprocess), f"{names[source]}: {_of(people, index)}"
+
+
+def _square(sample: Shown, skeleton: Skeleton, preprocess: Preprocess) -> Picture:
+    """The network's input with the mask and the keypoints that may be shown to it."""
+    grey = np.array(preprocess.std) * sample.image.transpose(1, 2, 0) + np.array(preprocess.mean)
+    photo = Image(np.rint(grey.clip(0, 255)).astype(np.uint8))
+    points = np.where(sample.usable[:, None], sample.points, np.nan).astype(np.float32)
+    masks = Masks.from_bitmaps(sample.target[None])
+    person = People(photo.size, skeleton=skeleton, keypoints=points[None], masks=masks)
+    return draw(photo, person, scale=CELL / max(photo.size))
+
+
+def _of(people: MaskedPeople, index: int) -> str:
+    return f"{people.annotation_ids[index]} of photo {people.image_ids[index]}"
