@@ -63,8 +63,8 @@ def test_what_is_in_the_wheel(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as z:
         names = z.namelist()
         size = sum(i.file_size for i in z.infolist())
-    assert "bodyloop/assets/pmpose-n.onnx" in names
-    assert "bodyloop/assets/rtmdet-n.onnx" in names
+    for model in ("pmpose-n", "rtmdet-n", "rtmdet-ins-n", "pose2seg-n"):
+        assert f"bodyloop/assets/{model}.onnx" in names
     assert "bodyloop/assets/LICENSE-WEIGHTS" in names
     assert "bodyloop/py.typed" in names
     assert any(n.startswith("bodyloop/models/catalog/") for n in names)
@@ -81,6 +81,8 @@ def test_people_are_found_offline_without_torch(fresh: Path, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     (document,) = [json.loads(p.read_text()) for p in (tmp_path / "out").rglob("basketball*.json")]
     assert len(document["people"]) >= 2
+    assert set(document["model"]) == {"detector", "pose", "segmenter"}  # the loop, where nothing is said
+    assert all(p["mask"] and p["keypoints"] for p in document["people"])
     check = "import importlib.util as u, bodyloop; print(u.find_spec('torch'), len(bodyloop.predict(r'%s')))"
     done = run(fresh / "python", "-c", check % photo, cwd=tmp_path)
     assert done.stdout.split()[0] == "None", done.stderr

@@ -288,6 +288,16 @@ class TestFieldsOfOurs:
             assert stage.result.passes[0].prompts[1] is None
         assert len(run(PLAIN.changed(passes=1), [LEFT, small], masks=[masks]).segmenter.prompts) == 2
 
+    def test_pose_masked_out(self) -> None:
+        stage = run(PLAIN.changed(pose_masked_out=True), [LEFT], [RIGHT])
+        (first, second), seen = stage.pose.shown, stage.detector.shown
+        assert (first.pixels == PHOTO.pixels).all()
+        assert (second.pixels == seen[1].pixels).all() and (second.pixels != PHOTO.pixels).any()
+        assert stage.segmenter.encoded == [SIZE]  # masks are drawn in the whole picture
+        stage = self.repose([LEFT], [RIGHT], repose=1, pose_masked_out=True)
+        reposed = stage.pose.shown[1], stage.pose.shown[3]  # people known by their masks are seen as they are
+        assert all((i.pixels == PHOTO.pixels).all() for i in reposed)
+
     def test_stop_when_settled(self) -> None:
         config = PLAIN.changed(passes=5, stop_when_settled=True)
         result = run(config, [LEFT], [RIGHT], []).result

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from bodyloop.drawing import Picture
     from bodyloop.images import Image
+    from bodyloop.loop import LoopResult
     from bodyloop.people import People
     from bodyloop.pose.estimator import PoseModel
     from bodyloop.roles import Detector
@@ -42,7 +43,7 @@ SHOWN = (
 )
 FRAMES = 16  # of the moving picture
 ROW = 420  # px, height of the pictures on the sheet
-SCENE_THRESHOLD = 0.4  # boxes below it are too often half of a person, or none
+REPLAYED = "street_610.jpg"  # step by step
 
 
 def command(
@@ -54,29 +55,35 @@ def command(
     ] = "pmpose-n",
     detector: Annotated[
         str, typer.Option("--detector", metavar="NAME|FILE", help="What finds people.")
-    ] = "rtmdet-n",
+    ] = "rtmdet-ins-n",
+    segmenter: Annotated[
+        str, typer.Option("--segmenter", metavar="NAME|FILE", help="What draws their masks.")
+    ] = "pose2seg-n",
     as_json: AsJson = False,
 ) -> None:
-    """Find people in the photos of the package, pose them, and draw what is known.
+    """Find people in the photos of the package, pose and mask them by the loop, and draw what is known.
 
     Then a portrait is cropped tighter and tighter: joints leave the picture, and their presence falls.
     """
-    from bodyloop.api import load_detector, load_pose
-    from bodyloop.drawing import animate, contact_sheet, strip
+    from bodyloop.api import load_pipeline, load_pose
+    from bodyloop.drawing import animate, contact_sheet, draw, draw_loop, strip
 
     pose = load_pose(model, detector=None)
-    finder = load_detector(detector, score_threshold=SCENE_THRESHOLD)
+    loop = load_pipeline(pose=pose, detector=detector, segmenter=segmenter)
+    finder = loop.roles.detector
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise FileError(f"{out}: cannot be made a folder: {e.strerror or e}; choose another --out") from e
     steps = len(SCENES) + len(CUTS) + FRAMES
+    results: dict[str, LoopResult] = {}
     with progress("demo") as tell:
         scenes, captions = [], []
         for i, (name, what) in enumerate(SCENES.items()):
-            picture, n = _scene(name, pose, finder)
-            scenes.append(picture)
-            captions.append(f"{what}: {count_of(n, 'person', 'people')}")
+            results[name] = loop.run(_photo(name))
+            people = results[name].people
+            scenes.append(draw(_photo(name), people))
+            captions.append(f"{what}: {count_of(len(people), 'person', 'people')}")
             tell(i + 1, steps)
         portrait, box = _portrait(finder)
         looks = [_cropped(portrait, box, cut, pose) for cut in CUTS]
@@ -93,6 +100,7 @@ def command(
         "sheet": out / "demo.png",
         "portrait": out / "portrait.png",
         "moving": out / "portrait.gif",
+        "replay": out / "loop.html",
     }
     tightening = strip([p for p, _ in looks], tight, height=ROW)
     rows = [strip(scenes, captions, height=ROW), tightening]
@@ -101,6 +109,7 @@ def command(
     )
     tightening.save(files["portrait"])
     animate(frames, files["moving"], fps=4, width=ROW)
+    draw_loop(_photo(REPLAYED), results[REPLAYED]).save(files["replay"])
     for name, picture in zip(SCENES, scenes, strict=True):
         files[Path(name).stem] = picture.save(out / f"{Path(name).stem}.png")
     if as_json:
@@ -121,14 +130,6 @@ def _photo(name: str) -> Image:
     from bodyloop.images import read
 
     return read(Path(__file__).parent.parent / "assets" / "photos" / name)
-
-
-def _scene(name: str, pose: PoseModel, finder: Detector) -> tuple[Picture, int]:
-    from bodyloop.drawing import draw
-
-    image = _photo(name)
-    people = pose.predict(image, detector=finder)
-    return draw(image, people), len(people)
 
 
 def _portrait(finder: Detector) -> tuple[Image, npt.NDArray[np.float32]]:

@@ -40,7 +40,7 @@ SAME_FOLDER = (
     ),
     ("pillow", "pillow-simd"),
 )  # fmt: skip
-EMBEDDED = ("pmpose-n", "rtmdet-n")
+EMBEDDED = ("pmpose-n", "rtmdet-n", "rtmdet-ins-n", "pose2seg-n")
 
 
 @dataclass
@@ -238,9 +238,8 @@ def _try(name: str) -> str:
     from bodyloop.engines.onnx import OnnxEngine
     from bodyloop.models.registry import resolve
 
-    card, path = resolve(name)
-    engine: Any = OnnxEngine(path, threads=1)
-    wanted = ["boxes", "scores"] if card.kind == "detector" else ["keypoints", *card.outputs]
+    engine: Any = OnnxEngine(resolve(name)[1], threads=1)
+    wanted = list(engine.outputs)
     engine.warm_up(wanted)
     begun = time.perf_counter()
     engine.warm_up(wanted)

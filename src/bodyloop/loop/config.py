@@ -68,6 +68,8 @@ class LoopConfig:
         compare_larger: two poses are compared by the scale of the larger person. Of somebody who is known a head
             or a leg may be left beside the black; its few sure keypoints are those of the known one, but for
             a box so small they seem far off.
+        pose_masked_out: people of later passes are posed in the picture that they were found in, without those who
+            are known. In the whole picture whoever stands behind somebody is often given the pose of the one before.
         confidence, visibility: a keypoint is *valid* above both; visibility also admits prompt points.
         selection: which keypoints become prompt points (`prompts.select`).
         positives, positives_if_crowd, negatives: how many points on the person, also if it overlaps another
@@ -99,6 +101,7 @@ class LoopConfig:
     pose_nms: float = 0.8
     prefer_known: bool = False
     compare_larger: bool = False
+    pose_masked_out: bool = False
     confidence: float = 0.5
     visibility: float = 0.5
     selection: Selection = "k_most_visible"
@@ -196,6 +199,7 @@ BMP_J1 = LoopConfig(
 )
 BMP_N = LoopConfig(
     "bmp-n",
+    detector_threshold=0.4,  # the card's of rtmdet-ins-n: as many right as can be without as many wrong
     prefer_known=True,
     compare_larger=True,
     prompt_box=True,

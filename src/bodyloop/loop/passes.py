@@ -123,10 +123,12 @@ class OnePicture:
         self.watch = Watch(self.clock)
         known = self.known
         hidden = Masks.empty(0, self.image.size) if known is None or known.masks is None else known.masks
-        found = self._detect(number, hidden)
+        left = masked_out(self.image, hidden)
+        found = self._detect(number, left)
         if not len(found):
             return self._nobody_new(number, hidden, found, found)
-        posed, kept, lost_known = self._thin_out(self._pose(found), number)
+        posed = self._pose(found, left if self.config.pose_masked_out else self.image)
+        posed, kept, lost_known = self._thin_out(posed, number)
         if not len(kept):
             return self._nobody_new(number, hidden, found, posed)
         stays = np.setdiff1d(np.arange(0 if known is None else len(known)), lost_known)
@@ -142,15 +144,14 @@ class OnePicture:
         known = self._everybody()
         return Pass(number, hidden, found, posed, none, none, (), posed[none], known, self.watch.seconds())
 
-    def _detect(self, number: int, hidden: Masks) -> People:
-        """Who is looked at in this pass: given, or found beside those painted black."""
+    def _detect(self, number: int, picture: Image) -> People:
+        """Who is looked at in this pass: given, or found in the picture without those painted black."""
         c, r = self.config, self.roles
         if number == 1 and self.given is not None:
             told = Provenance(number, (Change("found", "given by the caller", number),))
             return self.given.replace(provenance=(told,) * len(self.given))
         second = number > 1 and r.second_detector is not None
         who = r.second_detector if second and r.second_detector is not None else r.detector
-        picture = masked_out(self.image, hidden)
         with self.watch.of("detect"):
             answer = who.detect([picture])
         people = answers.detected(answer, picture, "second detector" if second else "detector")
@@ -160,9 +161,9 @@ class OnePicture:
         told = Provenance(number, (Change("found", f"by the {'second ' * second}detector", number),))
         return people[above[best]].replace(provenance=(told,) * len(best))
 
-    def _pose(self, people: People) -> People:
+    def _pose(self, people: People, picture: Image) -> People:
         with self.watch.of("pose"):
-            answer = self.roles.pose.estimate([self.image], [people])
+            answer = self.roles.pose.estimate([picture], [people])
         known = None if self.known is None else self.known.skeleton
         return answers.posed(answer, people, self.image, known)
 
@@ -201,7 +202,7 @@ class OnePicture:
             if not todo.any():
                 break
             before = _masks_of(everybody)
-            again = self._pose(everybody[todo])
+            again = self._pose(everybody[todo], self.image)
             again = _told(
                 again, dict.fromkeys(range(len(again)), Change("pose", "estimated again by its mask", number))
             )

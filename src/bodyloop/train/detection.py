@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
 SCORE_FLOOR = 0.01  # AP integrates over all scores; below this nothing is found any more
 RESAMPLES = 2  # of intervals that a curve does not need
-OWN = "rtmdet-ins-n"  # it has no card until somebody has trained it: that of rtmdet-n says how pictures go in
 
 Floats = npt.NDArray[np.float32]
 
@@ -232,9 +231,7 @@ def card_for(config: DetectorConfig) -> Card:
         ConfigError: it is no RTMDet.
     """
     model = config.model
-    card = unproven(find_card("rtmdet-n" if model == OWN else model))
-    if model == OWN:
-        card = replace(card, name=model, architecture=model, outputs=("boxes", "scores", "masks"))
+    card = unproven(find_card(model))
     if not card.architecture.startswith("rtmdet") or card.detection is None:
         raise ConfigError(f"the detector task trains RTMDet, not {model!r} ({card.architecture})")
     return replace(
