@@ -288,15 +288,23 @@ class TestFieldsOfOurs:
             assert stage.result.passes[0].prompts[1] is None
         assert len(run(PLAIN.changed(passes=1), [LEFT, small], masks=[masks]).segmenter.prompts) == 2
 
-    def test_pose_masked_out(self) -> None:
-        stage = run(PLAIN.changed(pose_masked_out=True), [LEFT], [RIGHT])
-        (first, second), seen = stage.pose.shown, stage.detector.shown
-        assert (first.pixels == PHOTO.pixels).all()
-        assert (second.pixels == seen[1].pixels).all() and (second.pixels != PHOTO.pixels).any()
-        assert stage.segmenter.encoded == [SIZE]  # masks are drawn in the whole picture
-        stage = self.repose([LEFT], [RIGHT], repose=1, pose_masked_out=True)
-        reposed = stage.pose.shown[1], stage.pose.shown[3]  # people known by their masks are seen as they are
-        assert all((i.pixels == PHOTO.pixels).all() for i in reposed)
+    def test_least_quality(self) -> None:
+        poor, fair = RIGHT.replace(map_scores=np.full((1, 17), 0.4, np.float32)), MIDDLE
+        config = PLAIN.changed(least_quality=0.45)
+        stage = run(config, [LEFT], [poor, fair])
+        second = stage.result.passes[1]
+        assert second.kept.tolist() == [1] and len(stage.result.people) == 2
+        assert told(second.posed, "dropped") == [["a pose like nobody's (quality 0.40)"], []]
+        assert stage.result.dropped is not None and len(stage.result.dropped) == 1
+        assert len(run(config, [poor], []).result.people) == 1  # the first pass is the detector's
+        assert len(run(config.changed(least_quality=0), [LEFT], [poor, fair]).result.people) == 3
+
+    def test_somebody_like_nobody_takes_nobody_s_place(self) -> None:
+        known = person(30).replace(map_scores=np.array([[0.7, *[0.1] * 16]], np.float32))
+        poor = person(30, box=[8, 5, 52, 100]).replace(map_scores=np.full((1, 17), 0.55, np.float32))
+        stays = run(PLAIN.changed(least_quality=0.6), [known], [poor]).result
+        assert stays.passes[1].dropped_known.tolist() == [] and len(stays.people) == 1
+        assert run(PLAIN, [known], [poor]).result.passes[1].dropped_known.tolist() == [0]
 
     def test_stop_when_settled(self) -> None:
         config = PLAIN.changed(passes=5, stop_when_settled=True)
@@ -402,6 +410,7 @@ class TestFieldsOfOurs:
             "score_consistency",
             "prefer_known",
             "compare_larger",
+            "least_quality",
         )
         for c in (BMP_D3, BMP_J1, BMP_V2):
             assert not any(getattr(c, f) for f in (*ours, "repose", "seconds", "consistency_choice"))

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from bodyloop.errors import InputError
 from bodyloop.loop.config import LoopConfig
 from bodyloop.loop.merge import pose_similarity
-from bodyloop.loop.record import LoopResult, Pass
+from bodyloop.loop.record import SAME_POSE, LoopResult, Pass
 from bodyloop.people import People
 from bodyloop.roles import Prompt
 
@@ -41,17 +41,19 @@ _POSE = ("boxes", "keypoints", "map_scores", "quality", "presence", "visibility"
 
 @dataclass(frozen=True)
 class Dropped:
-    """Somebody whom pose NMS left out.
+    """Somebody who was left out, by pose NMS unless ``reason`` tells of something else.
 
     Attributes:
         row: in ``posed`` of the pass, or among the people known before it.
         like: number of the person in the nearest pose, None if there is none to compare with.
         oks: how near, 0..1, as the loop measures it.
+        reason: why, where nobody else is it.
     """
 
     row: int
     like: int | None
     oks: float
+    reason: str = "lost in pose NMS"
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,9 +192,19 @@ def _chapter(
             return Dropped(row, None, 0.0)
         return Dropped(row, names[behind + int(oks.argmax())], float(oks.max()))
 
-    doubles = tuple(nearest(row, m + row, 0) for row in others)
+    alone = {row: reason for row in others if (reason := _alone(p.posed, row)) is not None}
+    doubles = tuple(
+        Dropped(row, None, 0.0, alone[row]) if row in alone else nearest(row, m + row, 0) for row in others
+    )
     lost = tuple(nearest(row, row, m - len(gone)) for row in gone)  # only somebody new beats a known one
     return Chapter(p, known, numbers, new, after, doubles, lost)
+
+
+def _alone(posed: People, row: int) -> str | None:
+    """Why somebody was dropped whom nobody else stood for."""
+    history = () if posed.provenance is None else posed.provenance[row].changes
+    reasons = [c.why for c in history if c.what == "dropped" and not c.why.startswith(SAME_POSE)]
+    return reasons[-1] if reasons else None
 
 
 def _alike(known: People, posed: People) -> npt.NDArray[np.float64]:
@@ -219,7 +231,7 @@ def people_of(n: int) -> str:
 def why(dropped: Dropped, before: Sequence[int]) -> str:
     """Why somebody was dropped; ``before`` are the numbers of the people known before the pass."""
     if dropped.like is None:
-        return "lost in pose NMS"
+        return dropped.reason
     known = "known already" if dropped.like in before else "new in this pass"
     return f"in the pose of person {dropped.like}, {known} (OKS {dropped.oks:.2f})"
 

@@ -68,8 +68,8 @@ class LoopConfig:
         compare_larger: two poses are compared by the scale of the larger person. Of somebody who is known a head
             or a leg may be left beside the black; its few sure keypoints are those of the known one, but for
             a box so small they seem far off.
-        pose_masked_out: people of later passes are posed in the picture that they were found in, without those who
-            are known. In the whole picture whoever stands behind somebody is often given the pose of the one before.
+        least_quality: who is found from the second pass on with a lower mean confidence of its keypoints is dropped:
+            rests of people painted black, an arm or a shadow, have no pose that a good model believes. 0: off.
         confidence, visibility: a keypoint is *valid* above both; visibility also admits prompt points.
         selection: which keypoints become prompt points (`prompts.select`).
         positives, positives_if_crowd, negatives: how many points on the person, also if it overlaps another
@@ -101,7 +101,7 @@ class LoopConfig:
     pose_nms: float = 0.8
     prefer_known: bool = False
     compare_larger: bool = False
-    pose_masked_out: bool = False
+    least_quality: float = 0.0
     confidence: float = 0.5
     visibility: float = 0.5
     selection: Selection = "k_most_visible"
@@ -139,7 +139,14 @@ class LoopConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
                 raise ConfigError(f"loop: {name} must be a whole number in {low}..{high}, got {value!r}")
-        for name in ("detector_threshold", "detector_nms", "pose_nms", "confidence", "visibility"):
+        for name in (
+            "detector_threshold",
+            "detector_nms",
+            "pose_nms",
+            "least_quality",
+            "confidence",
+            "visibility",
+        ):
             self._number(name, 0, 1)
         if self.crowd_iou is not None:
             self._number("crowd_iou", 0, 1)
@@ -202,6 +209,7 @@ BMP_N = LoopConfig(
     detector_threshold=0.4,  # the card's of rtmdet-ins-n: as many right as can be without as many wrong
     prefer_known=True,
     compare_larger=True,
+    least_quality=0.45,  # on crowds of training photos all who were right had more
     prompt_box=True,
     prompt_mask=True,
     prompt_maps=True,

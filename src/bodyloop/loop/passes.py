@@ -22,9 +22,10 @@ from bodyloop.images import Image
 from bodyloop.loop import answers
 from bodyloop.loop.config import LoopConfig
 from bodyloop.loop.consistency import better_mask, scored
+from bodyloop.loop.joints import confidences
 from bodyloop.loop.merge import Lost, changed, claims, exclusive, masked_out, pose_nms, pose_similarity
 from bodyloop.loop.prompts import Choice, choose, too_small
-from bodyloop.loop.record import Ending, LoopResult, Pass
+from bodyloop.loop.record import SAME_POSE, Ending, LoopResult, Pass
 from bodyloop.masks import Masks
 from bodyloop.people import Change, People, Provenance
 from bodyloop.roles import Detector, Encoded, MaskResult, PoseEstimator, Prompt, Segmenter
@@ -123,12 +124,10 @@ class OnePicture:
         self.watch = Watch(self.clock)
         known = self.known
         hidden = Masks.empty(0, self.image.size) if known is None or known.masks is None else known.masks
-        left = masked_out(self.image, hidden)
-        found = self._detect(number, left)
+        found = self._detect(number, hidden)
         if not len(found):
             return self._nobody_new(number, hidden, found, found)
-        posed = self._pose(found, left if self.config.pose_masked_out else self.image)
-        posed, kept, lost_known = self._thin_out(posed, number)
+        posed, kept, lost_known = self._thin_out(self._pose(found), number)
         if not len(kept):
             return self._nobody_new(number, hidden, found, posed)
         stays = np.setdiff1d(np.arange(0 if known is None else len(known)), lost_known)
@@ -144,14 +143,15 @@ class OnePicture:
         known = self._everybody()
         return Pass(number, hidden, found, posed, none, none, (), posed[none], known, self.watch.seconds())
 
-    def _detect(self, number: int, picture: Image) -> People:
-        """Who is looked at in this pass: given, or found in the picture without those painted black."""
+    def _detect(self, number: int, hidden: Masks) -> People:
+        """Who is looked at in this pass: given, or found beside those painted black."""
         c, r = self.config, self.roles
         if number == 1 and self.given is not None:
             told = Provenance(number, (Change("found", "given by the caller", number),))
             return self.given.replace(provenance=(told,) * len(self.given))
         second = number > 1 and r.second_detector is not None
         who = r.second_detector if second and r.second_detector is not None else r.detector
+        picture = masked_out(self.image, hidden)
         with self.watch.of("detect"):
             answer = who.detect([picture])
         people = answers.detected(answer, picture, "second detector" if second else "detector")
@@ -161,14 +161,17 @@ class OnePicture:
         told = Provenance(number, (Change("found", f"by the {'second ' * second}detector", number),))
         return people[above[best]].replace(provenance=(told,) * len(best))
 
-    def _pose(self, people: People, picture: Image) -> People:
+    def _pose(self, people: People) -> People:
         with self.watch.of("pose"):
-            answer = self.roles.pose.estimate([picture], [people])
+            answer = self.roles.pose.estimate([self.image], [people])
         known = None if self.known is None else self.known.skeleton
         return answers.posed(answer, people, self.image, known)
 
     def _thin_out(self, posed: People, number: int) -> tuple[People, Ints, Ints]:
-        """Pose NMS over everybody: the new people with their histories, which of them stay, which known go."""
+        """Pose NMS over everybody: the new people with their histories, which of them stay, which known go.
+
+        Who is new but looks like nobody neither stays nor takes anybody's place.
+        """
         c, known = self.config, self.known
         m = 0 if known is None else len(known)
         everybody = posed if known is None else People.concat([_bare(known), _bare(posed)])
@@ -176,10 +179,12 @@ class OnePicture:
         certain = 0 if self.given is None else len(self.given)  # they stand first, and stay
         alike[:certain, :certain] = 0
         strength[: m if c.prefer_known else certain] += 1 + strength.max(initial=0)
+        nobody = self._nobodies(posed, number)
+        alike[[m + i for i in nobody]] = alike[:, [m + i for i in nobody]] = 0
         lost = pose_nms(alike, strength, c.pose_nms, whole_groups=c.parity.remove_whole_groups)
-        kept = np.array([i for i in range(len(posed)) if m + i not in lost], np.int64)
-        gone_new = {i - m: why for i, why in lost.items() if i >= m}
-        posed = _told(posed, {i: _drop(why, m, number) for i, why in gone_new.items()})
+        gone_new = {i - m: _drop(why, m, number) for i, why in lost.items() if i >= m} | nobody
+        kept = np.setdiff1d(np.arange(len(posed)), list(gone_new))
+        posed = _told(posed, gone_new)
         if gone_new:
             self.dropped.append(_bare(posed[sorted(gone_new)]))
         gone_old = {i: why for i, why in lost.items() if i < m} if len(kept) else {}
@@ -187,6 +192,17 @@ class OnePicture:
             known = _told(known, {i: _drop(why, m, number) for i, why in gone_old.items()})
             self.dropped.append(_bare(known[sorted(gone_old)]))
         return posed, kept, np.array(sorted(gone_old), np.int64)
+
+    def _nobodies(self, posed: People, number: int) -> dict[int, Change]:
+        """Who was found beside people painted black and has too poor a pose to be one."""
+        least = self.config.least_quality
+        if number == 1 or not least:
+            return {}
+        quality = np.clip(confidences(posed), 0, None).mean(axis=1)
+        poor = np.flatnonzero(quality < least).tolist()
+        return {
+            i: Change("dropped", f"a pose like nobody's (quality {quality[i]:.2f})", number) for i in poor
+        }
 
     # -------------------------------------------------------------------------------- masks, and poses again
 
@@ -202,7 +218,7 @@ class OnePicture:
             if not todo.any():
                 break
             before = _masks_of(everybody)
-            again = self._pose(everybody[todo], self.image)
+            again = self._pose(everybody[todo])
             again = _told(
                 again, dict.fromkeys(range(len(again)), Change("pose", "estimated again by its mask", number))
             )
@@ -330,4 +346,4 @@ def _told(people: People, changes: dict[int, Change], **columns: Any) -> People:
 
 def _drop(why: Lost, known: int, number: int) -> Change:
     who = "somebody known" if why.to < known else "somebody else of this pass"
-    return Change("dropped", f"in the same pose as {who} (OKS {why.oks:.2f})", number)
+    return Change("dropped", f"{SAME_POSE} {who} (OKS {why.oks:.2f})", number)

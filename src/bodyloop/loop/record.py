@@ -15,6 +15,7 @@ from bodyloop.roles import Prompt
 
 Ints = npt.NDArray[np.int64]
 Ending = Literal["passes", "settled", "time"]
+SAME_POSE = "in the same pose as"  # begins what is said of somebody who lost to another
 
 
 @dataclass(frozen=True, eq=False, repr=False)
