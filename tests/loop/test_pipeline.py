@@ -290,7 +290,7 @@ class TestFieldsOfOurs:
 
     def test_least_quality(self) -> None:
         poor, fair = RIGHT.replace(map_scores=np.full((1, 17), 0.4, np.float32)), MIDDLE
-        config = PLAIN.changed(least_quality=0.45)
+        config = PLAIN.changed(least_quality=0.45, confidence=0.3)
         stage = run(config, [LEFT], [poor, fair])
         second = stage.result.passes[1]
         assert second.kept.tolist() == [1] and len(stage.result.people) == 2
