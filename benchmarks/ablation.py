@@ -64,7 +64,7 @@ FULL = PoseConfig(
 )
 VARIANTS: dict[str, PoseConfig] = {
     "full": FULL,
-    "mse": replace(FULL, loss="mse", mse=10),
+    "mse": replace(FULL, loss="mse", mse=1000),
     "no-crop": replace(FULL, cut=0, patches=0),
     "no-paste": replace(FULL, paste=0),
     "no-mask": replace(FULL, mask=0),

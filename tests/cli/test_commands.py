@@ -335,6 +335,7 @@ def test_demo_with_stand_ins(tmp_path: Path, pose_file: Path, detector_file: Pat
     assert result.exit_code == 0, result.stderr
     said = json.loads(result.stdout)
     assert set(said["files"]) >= {"sheet", "portrait", "moving"}
+    assert "Person 0" in Path(said["files"].pop("replay")).read_text(encoding="utf-8")
     for file in said["files"].values():
         with PIL.Image.open(file) as picture_file:
             picture_file.load()

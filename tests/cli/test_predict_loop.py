@@ -121,7 +121,7 @@ def test_the_loop_begins_with_people_that_are_given(looped: Call, photos: Path, 
     boxes.write_text(
         json.dumps({"0.jpg": [[104, 142, 118, 158]], "2.jpg": [[30, 20, 90, 140]]}), encoding="utf-8"
     )
-    result = looped(photos, "--boxes", boxes, "--save", "json")
+    result = looped(photos, "--boxes", boxes, "--save", "json", "--set", "least_quality=0")
     assert result.exit_code == 0 and "1 left out" in result.stdout
     people = People.load(tmp_path / "out" / "0.json")
     assert people.boxes is not None and people.provenance is not None

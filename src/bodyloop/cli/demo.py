@@ -29,7 +29,7 @@ SCENES = {"basketball.jpg": "two men with a ball", "street_610.jpg": "a street",
 PORTRAIT = "astronaut.jpg"
 # x1 y1 x2 y2 in the portrait: all of it, then tighter and tighter around the face
 CUTS = (
-    (0, 0, 512, 512), (20, 0, 430, 400), (70, 0, 390, 300), (110, 0, 330, 220), (145, 10, 305, 165),
+    (0, 0, 512, 512), (10, 0, 450, 440), (70, 0, 390, 300), (110, 0, 330, 220), (145, 10, 305, 165),
 )  # fmt: skip
 SHOWN = (
     "nose",
