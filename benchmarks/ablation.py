@@ -2,13 +2,16 @@
 
     python benchmarks/ablation.py run --out runs/ablation              # all variants and seeds, one after the other
     python benchmarks/ablation.py run --only mse:1 --out runs/ablation
-    python benchmarks/ablation.py table --out runs/ablation
+    bodyloop data crowds --data data/coco --out crowds
+    python benchmarks/ablation.py judge --out runs/ablation --crowds crowds    # what is trained, on people who overlap
+    python benchmarks/ablation.py table --out runs/ablation --crowds crowds
     python benchmarks/ablation.py run --out runs/longer --samples 300000 device=cuda batch=256 workers=12
 
 Every run sees the same number of samples (30,000, if nothing is said). A run that was stopped goes on where it was;
 one that is finished is left alone. Of each run the results on dev are kept (true boxes, no flip test): whole photos
-without and with the labelled masks, and the photos cut by the CropCOCO procedure. The table compares them
-with the full recipe by paired bootstrap over images, seeds averaged within each resample.
+without and with the labelled masks, and the photos cut by the CropCOCO procedure. ``judge`` adds the same of synthetic
+crowds. The table compares them with the full recipe by paired bootstrap over photos, seeds averaged within
+each resample.
 """
 
 from __future__ import annotations
@@ -16,9 +19,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,9 +31,10 @@ import yaml
 from bodyloop.data.cropcoco import build
 from bodyloop.eval import bootstrap as boot
 from bodyloop.eval.boxed import predict_boxed, results_of
-from bodyloop.eval.evidence import Evidence
-from bodyloop.eval.keypoints import evaluate_keypoints
+from bodyloop.eval.extended import ExtendedReport, evaluate_extended
+from bodyloop.eval.keypoints import KeypointReport, evaluate_keypoints
 from bodyloop.eval.photos import PhotoSet
+from bodyloop.eval.presence import auroc, labels_of, per_keypoint
 from bodyloop.train.config import PoseConfig, config_from
 from bodyloop.train.loop import fit
 from bodyloop.train.pose import PoseTask
@@ -81,6 +86,7 @@ TELLS = {
     "no-imagenet": "from random weights, all of them trained",
 }
 SETS = ("dev", "dev-masks", "dev-cropped")
+CROWDS = ("crowds", "crowds-masks")
 
 
 def configured(name: str, seed: int, samples: int, changes: Sequence[str]) -> PoseConfig:
@@ -107,12 +113,28 @@ def run(out: Path, only: Sequence[str], samples: int, changes: Sequence[str]) ->
 
 def judge(task: PoseTask, folder: Path) -> None:
     """Write the results of the averaged weights on the three sets."""
+    whole = dev()
+    predict(task, folder, {"dev": whole, "dev-masks": whole, "dev-cropped": cropped(whole)})
+
+
+def judge_crowds(out: Path, crowds: Path) -> None:
+    """Write the results of every finished run on a set of crowds."""
+    photos = PhotoSet.open(crowds / "dev.json")
+    for folder in sorted(p.parent for p in out.glob(f"*/{SETS[-1]}.json")):
+        if not (folder / f"{CROWDS[-1]}.json").is_file():
+            table = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            config = config_from(table.get("config", table), str(folder))
+            assert isinstance(config, PoseConfig)
+            predict(PoseTask(config), folder, dict.fromkeys(CROWDS, photos))
+
+
+def predict(task: PoseTask, folder: Path, sets: Mapping[str, PhotoSet]) -> None:
+    """Write the results of the averaged weights on some sets; those named so with the labelled masks."""
     state = torch.load(folder / "last.pt", map_location="cpu", weights_only=True)
     task.model.load_state_dict(state["average"])
     model = task.pose_model(task.model)
-    whole = dev()
-    for name, photos in (("dev", whole), ("dev-masks", whole), ("dev-cropped", cropped(whole))):
-        found = predict_boxed(model, photos, flip=False, masks=name == "dev-masks")
+    for name, photos in sets.items():
+        found = predict_boxed(model, photos, flip=False, masks=name.endswith("-masks"))
         part = folder / f"{name}.part"
         part.write_text(json.dumps(results_of(found, "presence")), encoding="utf-8")
         part.replace(folder / f"{name}.json")
@@ -128,53 +150,92 @@ def cropped(photos: PhotoSet) -> PhotoSet:
     return photos.cropped(build(photos.document, seed=0))
 
 
-def table(out: Path) -> None:
-    """Print AP of every variant and its difference from the full recipe, as Markdown."""
+Numbers = tuple[float, np.ndarray]  # a figure, and what it is on every resample of the photos
+
+
+def table(out: Path, crowds: Path | None) -> None:
+    """Print the figures of every variant and their differences from the full recipe, as Markdown."""
     whole = dev()
-    truth = dict(zip(SETS, (whole.document, whole.document, cropped(whole).document), strict=True))
-    print("| variant | " + " | ".join(f"AP {s} | difference" for s in SETS) + " | seeds |")
-    print("|" + "---|" * (2 * len(SETS) + 2))
-    samples: dict[tuple[str, str], tuple[float, np.ndarray]] = {}
+    twin = cropped(whole)
+    measures: dict[str, tuple[str, Callable[[Path], Numbers]]] = {
+        "AP": ("dev", lambda p: ap(evaluate_keypoints(whole.document, p))),
+        "AP with masks": ("dev-masks", lambda p: ap(evaluate_keypoints(whole.document, p))),
+        "Ex-AP, cropped": ("dev-cropped", lambda p: ap(evaluate_extended(twin.document, p))),
+        "presence AUROC, cropped": ("dev-cropped", lambda p: presence(twin.document, p)),
+    }
+    if crowds is not None:
+        many = PhotoSet.open(crowds / "dev.json").document
+        measures |= {
+            "AP, crowds": ("crowds", lambda p: ap(evaluate_keypoints(many, p))),
+            "AP, crowds with masks": ("crowds-masks", lambda p: ap(evaluate_keypoints(many, p))),
+        }
+    print("| variant | " + " | ".join(f"{m} | difference" for m in measures) + " | seeds |")
+    print("|" + "---|" * (2 * len(measures) + 2))
+    full: dict[str, Numbers] = {}
     for name in VARIANTS:
         cells, seeds = [f"{name}: {TELLS[name]}"], 0
-        for s in SETS:
-            found = [p for seed in SEEDS if (p := out / f"{name}-{seed}" / f"{s}.json").is_file()]
+        for measure, (where, judged) in measures.items():
+            found = [p for seed in SEEDS if (p := out / f"{name}-{seed}" / f"{where}.json").is_file()]
             seeds = len(found)
             if not found:
                 cells += ["", ""]
                 continue
-            samples[name, s] = resampled([evaluate_keypoints(truth[s], p).evidence for p in found])
-            value, drawn = samples[name, s]
+            value, drawn = (np.mean(x, axis=0) for x in zip(*(judged(p) for p in found), strict=True))
+            full.setdefault(measure, (float(value), drawn))  # the first variant
+            base = full[measure]
             cells.append(f"{value:.4f}")
-            base = samples.get(("full", s))
-            if base is None or name == "full":
-                cells.append("")
-            else:
-                cells.append(str(boot.difference(value, base[0], drawn, base[1])))
+            cells.append(
+                "" if name == "full" else told(boot.difference(float(value), base[0], drawn, base[1]))
+            )
         print("| " + " | ".join(cells) + f" | {seeds} |")
 
 
-def resampled(runs: Sequence[Evidence]) -> tuple[float, np.ndarray]:
-    """Mean AP over runs, as it is and on every resample of the images (the same resamples for every variant)."""
-    weights = boot.draw(len(runs[0].truth.image_ids), np.random.default_rng(0))
-    drawn = np.mean([boot.ap_samples(e, weights) for e in runs], axis=0)
-    return float(np.mean([e.curves.mean("precision") for e in runs])), drawn
+def told(d: boot.Difference) -> str:
+    """A difference with its interval; bold if that leaves out 0."""
+    text = f"{d.value:+.3f} ({d.low:+.3f} to {d.high:+.3f})"
+    return f"**{text}**" if d.low > 0 or d.high < 0 else text
+
+
+def ap(report: KeypointReport | ExtendedReport) -> Numbers:
+    """AP of a report, on the same resamples of its images for every variant."""
+    e = report.evidence
+    weights = boot.draw(len(e.truth.image_ids), np.random.default_rng(0))
+    return report.AP, boot.ap_samples(e, weights)
+
+
+def presence(document: Mapping[str, Any], results: Path) -> Numbers:
+    """AUROC of presence over the labelled keypoints of those who are labelled."""
+    p = {r["annotation_id"]: r["presence"] for r in json.loads(results.read_text(encoding="utf-8"))}
+    images = {i["id"]: n for n, i in enumerate(document["images"])}
+    people = [a for a in document["annotations"] if a["id"] in p]
+    values = np.array([p[a["id"]] for a in people])
+    flags = np.array([a["keypoints"][2::3] for a in people])
+    used, there = labels_of(flags, "presence")
+    image = per_keypoint([images[a["image_id"]] for a in people], flags.shape)
+    weights = boot.draw(len(images), np.random.default_rng(0))
+    at = values[used], there[used], image[used]
+    return auroc(*at[:2]) or float("nan"), boot.auroc_samples(*at, weights)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("run", "table"))
+    parser.add_argument("what", choices=("run", "judge", "table"))
     parser.add_argument("changes", nargs="*", metavar="key=value", help="of all recipes")
     parser.add_argument("--samples", type=int, default=SAMPLES, help="that each run sees")
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
+    parser.add_argument("--crowds", type=Path, help="folder of `bodyloop data crowds`")
     parser.add_argument("--only", nargs="+", default=[], metavar="VARIANT:SEED")
     a = parser.parse_intermixed_args()
     if a.what == "run":
         run(a.out, a.only, a.samples, a.changes)
+    elif a.what == "judge" and a.crowds is not None:
+        judge_crowds(a.out, a.crowds)
+    elif a.what == "judge":
+        parser.error("judge needs --crowds")
     else:
-        table(a.out)
+        table(a.out, a.crowds)
 
 
 if __name__ == "__main__":
