@@ -42,7 +42,7 @@ PLAN = {
     ("vit-s", "oks"): (2, 1e-4, 110),
     ("vit-s", "double"): (2, 1e-4, 90),
     ("vit-s", "oks-unit"): (4, 1e-4, 150),
-    ("vit-b", "oks-unit"): (4, 5e-5, 130),
+    ("vit-b", "oks-unit"): (4, 1e-4, 130),
     ("vit-l", "oks-unit"): (4, 5e-5, 110),
     ("vit-h", "oks-unit"): (2, 3e-5, 160),
 }
