@@ -169,8 +169,8 @@ def table(out: Path, crowds: Path | None) -> None:
             "AP, crowds": ("crowds", lambda p: ap(evaluate_keypoints(many, p))),
             "AP, crowds with masks": ("crowds-masks", lambda p: ap(evaluate_keypoints(many, p))),
         }
-    print("| variant | " + " | ".join(f"{m} | difference" for m in measures) + " | seeds |")
-    print("|" + "---|" * (2 * len(measures) + 2))
+    print("| variant | " + " | ".join(measures) + " | seeds |")
+    print("|" + "---|" * (len(measures) + 2))
     full: dict[str, Numbers] = {}
     for name in VARIANTS:
         cells, seeds = [f"{name}: {TELLS[name]}"], 0
@@ -178,15 +178,13 @@ def table(out: Path, crowds: Path | None) -> None:
             found = [p for seed in SEEDS if (p := out / f"{name}-{seed}" / f"{where}.json").is_file()]
             seeds = len(found)
             if not found:
-                cells += ["", ""]
+                cells.append("")
                 continue
             value, drawn = (np.mean(x, axis=0) for x in zip(*(judged(p) for p in found), strict=True))
             full.setdefault(measure, (float(value), drawn))  # the first variant
             base = full[measure]
-            cells.append(f"{value:.4f}")
-            cells.append(
-                "" if name == "full" else told(boot.difference(float(value), base[0], drawn, base[1]))
-            )
+            less = boot.difference(float(value), base[0], drawn, base[1])
+            cells.append(f"{value:.3f}" if name == "full" else f"{value:.3f}, {told(less)}")
         print("| " + " | ".join(cells) + f" | {seeds} |")
 
 
