@@ -123,7 +123,7 @@ def judge_crowds(out: Path, crowds: Path) -> None:
     for folder in sorted(p.parent for p in out.glob(f"*/{SETS[-1]}.json")):
         if not (folder / f"{CROWDS[-1]}.json").is_file():
             table = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            config = config_from(table.get("config", table), str(folder))
+            config = config_from(table, str(folder))
             assert isinstance(config, PoseConfig)
             predict(PoseTask(config), folder, dict.fromkeys(CROWDS, photos))
 

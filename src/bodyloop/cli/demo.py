@@ -76,13 +76,14 @@ def command(
     except OSError as e:
         raise FileError(f"{out}: cannot be made a folder: {e.strerror or e}; choose another --out") from e
     steps = len(SCENES) + len(CUTS) + FRAMES
-    results: dict[str, LoopResult] = {}
+    results: dict[str, tuple[Image, LoopResult]] = {}
     with progress("demo") as tell:
         scenes, captions = [], []
         for i, (name, what) in enumerate(SCENES.items()):
-            results[name] = loop.run(_photo(name))
-            people = results[name].people
-            scenes.append(draw(_photo(name), people))
+            photo = _photo(name)
+            results[name] = photo, loop.run(photo)
+            people = results[name][1].people
+            scenes.append(draw(photo, people))
             captions.append(f"{what}: {count_of(len(people), 'person', 'people')}")
             tell(i + 1, steps)
         portrait, box = _portrait(finder)
@@ -109,7 +110,7 @@ def command(
     )
     tightening.save(files["portrait"])
     animate(frames, files["moving"], fps=4, width=ROW)
-    draw_loop(_photo(REPLAYED), results[REPLAYED]).save(files["replay"])
+    draw_loop(*results[REPLAYED]).save(files["replay"])
     for name, picture in zip(SCENES, scenes, strict=True):
         files[Path(name).stem] = picture.save(out / f"{Path(name).stem}.png")
     if as_json:

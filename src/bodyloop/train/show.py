@@ -9,15 +9,17 @@ masks, a segmenter's sample the mask that is wanted and the keypoints that are t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count as count_from
 from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bodyloop.api import load_pose
 from bodyloop.data.detection import DetectionSample
 from bodyloop.data.masked import MaskedPeople
+from bodyloop.data.persons import PersonSet
 from bodyloop.drawing import Picture, contact_sheet, draw, strip
 from bodyloop.errors import ConfigError
 from bodyloop.images import Image
@@ -30,10 +32,10 @@ from bodyloop.segment.planes import PLANES
 from bodyloop.skeletons import Skeleton
 from bodyloop.train.config import DetectorConfig, Pose2SegConfig, PoseConfig, SamConfig, TrainConfig
 from bodyloop.train.detection import DetectorSamples
-from bodyloop.train.loop import samples_of
+from bodyloop.train.loop import Ref, Samples, samples_of
 from bodyloop.train.mixture import parse_sources
 from bodyloop.train.pose import card_for
-from bodyloop.train.pose2seg_data import Pose2SegSamples, Told
+from bodyloop.train.pose2seg_data import MAPS, NOTHING, POINTS, UNNAMED, Pose2SegSamples, Told
 from bodyloop.train.pose_data import Labelled, PoseSamples
 from bodyloop.train.sam_data import SamSamples, Shown
 
@@ -42,7 +44,7 @@ CELL = 600  # px
 LEGEND = "filled: visible    ring: hidden    broken: outside the window"
 TOLD = ("mask", "box", "others")  # planes of the right half of a crop segmenter's sample: red, green, blue
 TOLD_LEGEND = "left: the mask wanted    right: first mask red, box green, people beside blue"
-MODES = ("maps", "points", "points without names", "no pose")  # what a crop segmenter is told of the pose
+MODES = {MAPS: "maps", POINTS: "points", UNNAMED: "points without names", NOTHING: "no pose"}
 
 
 def show(config: TrainConfig, count: int = 24) -> tuple[Picture, list[str]]:
@@ -54,21 +56,37 @@ def show(config: TrainConfig, count: int = 24) -> tuple[Picture, list[str]]:
     if count < 1:
         raise ConfigError(f"at least one sample must be shown, got {count}")
     if isinstance(config, PoseConfig):
-        shown = list(islice(_crops(config, count), count))
-        title = f"{config.model}, batches of {config.batch}, seed {config.seed}.    {LEGEND}"
+        drawn = _crops(config)
     elif isinstance(config, DetectorConfig):
-        shown = list(islice(_canvases(config, count), count))
-        title = f"{config.model}, batches of {config.batch}, seed {config.seed}"
+        drawn = _canvases(config)
     elif isinstance(config, Pose2SegConfig):
-        shown = list(islice(_segmented(config, count), count))
-        title = f"{config.model}, batches of {config.batch}, seed {config.seed}.    {TOLD_LEGEND}"
+        drawn = _segmented(config)
     elif isinstance(config, SamConfig):
-        shown = list(islice(_prompted(config, count), count))
-        title = f"{config.model}, batches of {config.batch}, seed {config.seed}"
+        drawn = _prompted(config)
     else:
         raise ConfigError(f"nothing shows the samples of a {type(config).__name__}")
+    shown = list(islice(_from_the_first(drawn, config, count), count))
     captions = [caption for _, caption in shown]
+    title = f"{config.model}, batches of {config.batch}, seed {config.seed}"
+    title += f".    {drawn.legend}" if drawn.legend else ""
     return contact_sheet([p for p, _ in shown], captions=captions, cell=CELL, title=title), captions
+
+
+class _Drawn(NamedTuple):
+    """A task's samples, and how one is drawn and named (its source aside) by what names it."""
+
+    samples: Samples
+    paint: Callable[[Ref, Any], tuple[Picture, str]]
+    legend: str = ""
+
+
+def _from_the_first(drawn: _Drawn, config: TrainConfig, count: int) -> Iterator[tuple[Picture, str]]:
+    """Pictures and captions, batch by batch."""
+    names = list(parse_sources(config.sources))
+    for n in count_from():
+        for ref, sample in samples_of(drawn.samples, config, n, _places(config.batch, count)):
+            picture, caption = drawn.paint(ref, sample)
+            yield picture, f"{names[ref[0]]}: {caption}"
 
 
 def _places(batch: int, count: int) -> list[int]:
@@ -76,17 +94,17 @@ def _places(batch: int, count: int) -> list[int]:
     return sorted({i * batch // min(count, batch) for i in range(min(count, batch))})
 
 
-def _crops(config: PoseConfig, count: int) -> Iterator[tuple[Picture, str]]:
+def _crops(config: PoseConfig) -> _Drawn:
     card = card_for(config)
-    assert card.skeleton is not None  # of every pose card
-    samples = PoseSamples(config, card.skeleton, card.preprocess)
-    names = list(parse_sources(config.sources))
-    for n in count_from():
-        for (source, index), sample in samples_of(samples, config, n, _places(config.batch, count)):
-            persons = samples.sets[source]
-            ids = f"{persons.annotation_ids[index]} of photo {persons.image_ids[index]}"
-            hidden = "" if sample.knows_hidden else ", hidden ones not told"
-            yield _crop(sample, card.skeleton), f"{names[source]}: {ids}{hidden}"
+    skeleton = card.skeleton
+    assert skeleton is not None  # of every pose card
+    samples = PoseSamples(config, skeleton, card.preprocess)
+
+    def paint(ref: Ref, sample: Labelled) -> tuple[Picture, str]:
+        hidden = "" if sample.knows_hidden else ", hidden ones not told"
+        return _crop(sample, skeleton), _person(samples.sets, ref) + hidden
+
+    return _Drawn(samples, paint, LEGEND)
 
 
 def _crop(sample: Labelled, skeleton: Skeleton) -> Picture:
@@ -111,12 +129,9 @@ def _box(sample: Labelled) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     return np.concatenate([center - size / 2, center + size / 2])[None].astype(np.float32)
 
 
-def _canvases(config: DetectorConfig, count: int) -> Iterator[tuple[Picture, str]]:
+def _canvases(config: DetectorConfig) -> _Drawn:
     samples = DetectorSamples(config)
-    names = list(parse_sources(config.sources))
-    for n in count_from():
-        for (source, index, *_), sample in samples_of(samples, config, n, _places(config.batch, count)):
-            yield _canvas(sample), f"{names[source]}: {samples.photos[source][index].name}"
+    return _Drawn(samples, lambda ref, sample: (_canvas(sample), samples.photos[ref[0]][ref[1]].name))
 
 
 def _canvas(sample: DetectionSample) -> Picture:
@@ -126,15 +141,15 @@ def _canvas(sample: DetectionSample) -> Picture:
     return draw(sample.image, People.concat([people, ignored]), boxes=True, labels=labels)
 
 
-def _segmented(config: Pose2SegConfig, count: int) -> Iterator[tuple[Picture, str]]:
+def _segmented(config: Pose2SegConfig) -> _Drawn:
     pose = load_pose(config.pose, device=config.device, threads=config.threads)
     samples = Pose2SegSamples(config, pose.skeleton, find_card(config.model).preprocess, pose.card.preprocess)
-    names = list(parse_sources(config.sources))
-    for n in count_from():
-        for (source, index, *_), sample in samples_of(samples, config, n, _places(config.batch, count)):
-            told = f"asks {pose.card.name}" if sample.predicted else MODES[sample.mode]
-            whose = f"{names[source]}: {_of(samples.sets[source], index)}"
-            yield _crop_and_planes(sample, pose.skeleton), f"{whose}, {told}"
+
+    def paint(ref: Ref, sample: Told) -> tuple[Picture, str]:
+        told = f"asks {pose.card.name}" if sample.predicted else MODES[sample.mode]
+        return _crop_and_planes(sample, pose.skeleton), f"{_person(samples.sets, ref)}, {told}"
+
+    return _Drawn(samples, paint, TOLD_LEGEND)
 
 
 def _crop_and_planes(sample: Told, skeleton: Skeleton) -> Picture:
@@ -149,14 +164,15 @@ def _crop_and_planes(sample: Told, skeleton: Skeleton) -> Picture:
     return strip([crop, draw(planes, People((w, h)), scale=SCALE)], height=int(SCALE * h))
 
 
-def _prompted(config: SamConfig, count: int) -> Iterator[tuple[Picture, str]]:
+def _prompted(config: SamConfig) -> _Drawn:
     preprocess = find_card(config.model).preprocess
     samples = SamSamples(config, preprocess)
-    names = list(parse_sources(config.sources))
-    for n in count_from():
-        for (source, index, *_), sample in samples_of(samples, config, n, _places(config.batch, count)):
-            people = samples.sets[source]
-            yield _square(sample, people.skeleton, preprocess), f"{names[source]}: {_of(people, index)}"
+
+    def paint(ref: Ref, sample: Shown) -> tuple[Picture, str]:
+        picture = _square(sample, samples.sets[ref[0]].skeleton, preprocess)
+        return picture, _person(samples.sets, ref)
+
+    return _Drawn(samples, paint)
 
 
 def _square(sample: Shown, skeleton: Skeleton, preprocess: Preprocess) -> Picture:
@@ -169,5 +185,6 @@ def _square(sample: Shown, skeleton: Skeleton, preprocess: Preprocess) -> Pictur
     return draw(photo, person, scale=CELL / max(photo.size))
 
 
-def _of(people: MaskedPeople, index: int) -> str:
+def _person(sets: Sequence[PersonSet | MaskedPeople], ref: Ref) -> str:
+    people, index = sets[ref[0]], ref[1]
     return f"{people.annotation_ids[index]} of photo {people.image_ids[index]}"
